@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to objects: the only place where models, readers and metrics are looked up."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from .config import Config, bind, coerce, load, schema
+from .errors import ConfigError
+from .log import logger
+
+
+def model_class(name: str) -> type:
+    """Model class by name (imports Paddle)."""
+    from models import get_model
+
+    return get_model(name)
+
+
+def extractor_class(name: str) -> type:
+    """Class of a frozen feature network by name (imports Paddle)."""
+    from models.extractors import get_extractor
+
+    return get_extractor(name)
+
+
+def _arguments(cfg: Config, section: str) -> dict[tuple[str, str], Any]:
+    known = schema()[section]
+    return {(section, k): v for k, v in cfg[section].items() if k not in known}
+
+
+def model(cfg: Config) -> Any:
+    """The network, freshly initialised from TRAIN.seed."""
+    import paddle
+
+    cls = model_class(cfg.model_name)
+    kwargs = bind(cls, _arguments(cfg, "MODEL"), cfg.marks)
+    paddle.seed(cfg["TRAIN"]["seed"])
+    try:
+        return cls(**kwargs)
+    except ValueError as error:
+        raise ConfigError(f"MODEL: {error}") from None
+
+
+def model_from_config(path: str) -> Any:
+    """The network that a configuration file describes."""
+    return model(load(path))
+
+
+def reader(cfg: Config, split: str) -> Any:
+    """Reader of a split: train, valid, test or infer."""
+    from reader import get_reader
+
+    cls = get_reader(cfg["DATASET"]["name"])
+    section = split.upper()
+    kwargs = bind(cls, cfg.reader_args(section), cfg.marks, also=schema()[section])
+    if section == "INFER" and "filelist" in _parameters(cls):
+        kwargs["filelist"] = cfg["INFER"]["filelist"]
+    try:
+        return cls(split, **kwargs)
+    except ValueError as error:
+        raise ConfigError(f"{section}: {error}") from None
+
+
+def _parameters(cls: type) -> Any:
+    import inspect
+
+    return inspect.signature(cls).parameters
+
+
+def metric(cfg: Config) -> Any:
+    """Metric object; needs no Paddle."""
+    from metrics import get_metrics
+
+    cls = get_metrics(cfg["METRIC"]["name"])
+    return cls(**bind(cls, _arguments(cfg, "METRIC"), cfg.marks))
+
+
+def extractors(cfg: Config) -> dict[str, Any]:
+    """The frozen feature networks of DATASET.extractors by their role, ready to run."""
+    built = {}
+    for role, options in cfg["DATASET"]["extractors"].items():
+        if not isinstance(options, dict) or "name" not in options:
+            raise ConfigError(
+                f"DATASET.extractors.{role}: expected {{name: ...}}, found {options!r}"
+            )
+        built[role] = build_extractor(**options)
+    return built
+
+
+def build_extractor(
+    name: str, weights: str | None = None, init_seed: int | None = None, **options: Any
+) -> Any:
+    """A frozen feature network with its weights, in evaluation mode.
+
+    Its ``identity`` names everything that its features depend on, the weights' hash included.
+
+    Raises:
+        ConfigError: unknown option, or neither ``weights`` nor ``init_seed`` is given.
+    """
+    cls = extractor_class(name)
+    kwargs = bind(cls, {(f"extractors.{name}", k): v for k, v in options.items()}, {})
+    if (weights is None) == (init_seed is None):
+        raise ConfigError(
+            f"extractors.{name}: expected either weights (a file) or init_seed (random weights), "
+            f"found {'both' if weights else 'neither'}"
+        )
+    if init_seed is not None:
+        seed = coerce(init_seed, int, f"extractors.{name}.init_seed")
+        extractor = cls(**kwargs, init_seed=seed)
+        extractor.identity["weights"] = f"random, seed {seed}"
+    else:
+        extractor = cls(**kwargs)
+        extractor.identity["weights"] = load_extractor(extractor, weights)
+        logger.info("%s: weights %s", name, weights)
+    extractor.eval()
+    return extractor
+
+
+def load_extractor(extractor: Any, weights: str) -> str:
+    """Fill an extractor from its file or folder; returns the sha256 of what was read."""
+    from .weights import apply_state, resolve
+
+    if hasattr(extractor, "load_files"):  # several published files, read without copying the tables
+        return extractor.load_files(weights)
+    from .formats import load_state
+
+    path = resolve(weights)
+    shapes = {k: tuple(v.shape) for k, v in extractor.state_dict().items()}
+    apply_state(extractor, extractor.convert(load_state(path, shapes)), source=str(path))
+    return sha256(Path(path))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

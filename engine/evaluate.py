@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation is prediction, then scoring of the file that prediction wrote."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import build, dist, loader
+from .checkpoint import replace_text
+from .config import Config
+from .errors import DataError
+from .log import logger, progress
+
+
+def predictions(
+    model: Any, reader: Any, *, batch_size: int = 1, num_workers: int = 0, log_interval: int = 0
+) -> list[dict]:
+    """Records of all items of a reader in their order, on any number of processes the same.
+
+    Every process gets the full list. ``reader.items_per_batch`` overrides ``batch_size`` where an
+    item is a batch of its own kind (a whole video, say).
+    """
+    import paddle
+
+    size = getattr(reader, "items_per_batch", None) or batch_size
+    chunks = [list(range(i, min(i + size, len(reader)))) for i in range(0, len(reader), size)]
+    mine = list(range(dist.rank(), len(chunks), dist.world_size()))
+    stream = loader.load(reader, [chunks[c] for c in mine], num_workers)
+    model.eval()
+    records: dict[int, list[dict]] = {}
+    with paddle.no_grad():
+        for n, (chunk, batch) in enumerate(progress(zip(mine, stream, strict=True), len(mine))):
+            records[chunk] = model.predict(loader.to_tensors(batch))
+            if log_interval and n % log_interval == 0:
+                logger.info("[EVAL] Batch %d of %d", n, len(mine))
+    merged: dict[int, list[dict]] = {}
+    for part in dist.gather(records):
+        merged |= part
+    return [record for chunk in sorted(merged) for record in merged[chunk]]
+
+
+def score(metric: Any, reader: Any, records: Iterable[dict]) -> dict[str, float]:
+    """Score records against the reader's references; a reference without a record counts as wrong."""
+    metric.expect(reader.references())
+    metric.update(list(records))
+    return metric.result()
+
+
+def validator(cfg: Config, model: Any) -> tuple[Callable[[], dict] | None, tuple[str, bool]]:
+    """A function that scores the validation set, and the number that chooses the best epoch.
+
+    None when there is no VALID section, or when it names the very data of TRAIN, as files of the 1.8
+    generation do: that is no validation set.
+    """
+    train = {k: v for (_, k), v in cfg.reader_args("TRAIN").items()}
+    valid = {k: v for (_, k), v in cfg.reader_args("VALID").items()}
+    if not cfg.has_valid or train == valid:
+        logger.info("no validation set: VALID is absent or names the data of TRAIN")
+        return None, ("", True)
+    reader, metric = build.reader(cfg, "valid"), build.metric(cfg)
+    options = cfg.engine_args("VALID")
+
+    def validate() -> dict[str, float]:
+        size = options.batch_size or cfg["TRAIN"]["batch_size"]
+        records = predictions(model, reader, batch_size=size, num_workers=options.num_workers)
+        scores = score(metric, reader, records)
+        for line in metric.report():
+            logger.info("[TEST] %s", line)
+        logger.info("[TEST] Finish")
+        return scores
+
+    return validate, (metric.primary, metric.higher_is_better)
+
+
+def write_predictions(path: Path, records: Iterable[dict]) -> None:
+    """One JSON object a line; arrays as {dtype, shape, base64}. Replaces the file in one step."""
+    lines = [json.dumps(r, default=_encode, ensure_ascii=False) for r in records]
+    replace_text(path, "".join(line + "\n" for line in lines))
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value)
+        text = base64.b64encode(data.tobytes()).decode()
+        return {"dtype": data.dtype.str, "shape": list(data.shape), "base64": text}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"records hold JSON values and arrays, not {type(value).__name__}")
+
+
+def read_predictions(path: Path) -> Iterator[dict]:
+    """Records of a file written by ``write_predictions``.
+
+    Raises:
+        DataError: the file is missing or a line is not a record.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--predictions: expected a predictions.jsonl, found {path} ({error})"
+        ) from None
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = json.loads(line, object_hook=_decode)
+            if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+                raise ValueError("no text under the key id")
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}:{number}: expected a record with an id, found {error}"
+            ) from None
+        yield record
+
+
+def _decode(value: dict) -> Any:
+    if value.keys() != {"dtype", "shape", "base64"}:
+        return value
+    dtype = np.dtype(value["dtype"])
+    if dtype.kind not in "biufUS":
+        raise ValueError(f"an array of dtype {dtype}")
+    raw = base64.b64decode(value["base64"], validate=True)
+    return np.frombuffer(raw, dtype).reshape(value["shape"])
+
+
+def main(args: Any, cfg: Config) -> None:
+    """What eval.py does: predict (or read predictions), score, write, print the table."""
+    folder = Path(cfg["TEST"]["save_dir"])
+    metric, reader = build.metric(cfg), build.reader(cfg, "test")
+    if args.predictions:
+        records: Iterable[dict] = read_predictions(Path(args.predictions))
+    else:
+        records = run(cfg, reader, args)
+        if dist.rank() != 0:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / f"{cfg.model_name.upper()}_predictions.jsonl", records)
+    scores = score(metric, reader, records)
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in metric.report():
+        logger.info(line)
+    logger.info("[EVAL] eval finished.")
+    written = metric.write(folder, cfg.model_name, "test")
+    replace_text(folder / f"{cfg.model_name.upper()}_metrics.json", json.dumps(scores, indent=2))
+    for line in table(scores):
+        print(line)
+    print(f"results: {Path(written).resolve()} and files beside it")
+
+
+def run(cfg: Config, reader: Any, args: Any) -> list[dict]:
+    """Records of the configured network with its weights on ``reader``."""
+    from . import runtime
+
+    options = cfg.engine_args("TEST")
+    use_gpu = cfg["TRAIN"]["use_gpu"] if options.use_gpu is None else options.use_gpu
+    runtime.select_device(use_gpu)
+    dist.init()
+    len(reader)  # missing data are said before weights are fetched
+    model = load_model(cfg, args.weights)
+    return predictions(
+        model,
+        reader,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        log_interval=args.log_interval,
+    )
+
+
+def load_model(cfg: Config, flag: str | None) -> Any:
+    """The configured network with the weights of --weights, WEIGHTS.path or the published ones."""
+    from . import weights
+
+    model = build.model(cfg)
+    path = flag or cfg["WEIGHTS"]["path"]
+    if not path:
+        files = cfg["WEIGHTS"]["files"] or getattr(model, "published_weights", [])
+        path = weights.fetch(files)
+    weights.load_into(model, path)
+    logger.info("load test weights from %s", path)
+    return model
+
+
+def table(scores: dict[str, float]) -> list[str]:
+    """Scores as aligned lines."""
+    width = max(map(len, scores), default=0)
+    return [
+        f"{k:<{width}}  {v:.4f}" if isinstance(v, float) else f"{k:<{width}}  {v}"
+        for k, v in scores.items()
+    ]

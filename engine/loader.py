@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which samples form which batch on which process, and how they are loaded.
+
+The plan is a pure function of the order, so a run that stopped in the middle of an epoch goes on at
+the same batch without loading what came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Part of a batch that one process computes."""
+
+    indices: list[int]  # this process's samples
+    weight: float  # their share of the optimiser step's samples
+    last: bool  # does the optimiser step after it?
+
+
+def plan(
+    order: Sequence[int],
+    batch_size: int,
+    *,
+    accumulate: int = 1,
+    drop_last: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> list[Batch]:
+    """Batches of an epoch for one process; ``batch_size`` counts all processes together."""
+    batches = [list(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    if drop_last and batches and len(batches[-1]) < batch_size:
+        batches.pop()
+    planned = []
+    for start in range(0, len(batches), accumulate):
+        window = batches[start : start + accumulate]
+        total = sum(map(len, window))
+        for k, batch in enumerate(window):
+            mine = batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
+            planned.append(Batch(mine, len(mine) / total, k == len(window) - 1))
+    return planned
+
+
+def training_order(reader: Any, epoch: int, seed: int) -> Sequence[int]:
+    """The reader's own order of an epoch, or a permutation that depends on seed and epoch only."""
+    if hasattr(reader, "order"):
+        return reader.order(epoch)
+    return np.random.default_rng((seed, epoch)).permutation(len(reader)).tolist()
+
+
+class _Failure(dict):
+    """An error on its way from a worker process, where exceptions lose their type."""
+
+
+class _Guarded:
+    """The reader, with user errors turned into values that reach the main process."""
+
+    def __init__(self, reader: Any):
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.reader[index]
+        except Exception as error:
+            code = getattr(error, "exit_code", None)
+            if code is None:
+                raise
+            return _Failure(__error__=str(error), __code__=code)
+
+    def collate(self, items: list[Any]) -> Any:
+        failed = [item for item in items if isinstance(item, _Failure)]
+        if failed:  # Paddle's loader takes a batch without any array for the end of the data
+            return dict(failed[0], __array__=np.zeros(1))
+        return self.reader.collate(items)
+
+
+def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Iterator[dict]:
+    """Collated batches in the given order, loaded by ``num_workers`` processes (0: this one).
+
+    Raises:
+        DataError: what the reader raised, also from inside a worker.
+    """
+    guarded = _Guarded(reader)
+    if num_workers == 0:
+        stream = (guarded.collate([guarded[i] for i in indices]) for indices in batches)
+    else:
+        from paddle.io import DataLoader
+
+        stream = DataLoader(
+            guarded,
+            batch_sampler=list(batches),
+            collate_fn=guarded.collate,
+            num_workers=num_workers,
+            timeout=_TIMEOUT_SECONDS,
+        )
+    done = 0
+    for done, batch in enumerate(stream, 1):
+        if "__error__" in batch:
+            error = DataError(batch["__error__"])
+            error.exit_code = int(batch["__code__"])
+            raise error
+        yield batch
+    assert done == len(batches), f"the loader gave {done} of {len(batches)} batches"
+
+
+def to_tensors(batch: dict) -> dict:
+    """NumPy arrays of numbers become tensors on the current device; everything else stays."""
+    import paddle
+
+    return {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}

@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop of all systems.
+
+A run is a function of its configuration: sample order, dropout and initialisation derive from the
+seed and the position, never from what happened before. So a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from . import dist, loader, optim
+from .checkpoint import Checkpoints, Progress
+from .errors import ConfigError, DataError, DivergedError, Stopped
+from .log import Curves, clock, logger, progress as progress_bar
+
+_KPI_SEED = 1000  # --fix_random_seed
+
+
+@dataclass
+class Trainer:
+    """Trains ``model`` on ``reader`` with the recipe of a TRAIN section.
+
+    Args:
+        validate: called as validate() -> {name: number}; None: no validation.
+        primary: name of the number that chooses the best epoch, and whether higher is better.
+    """
+
+    model: Any
+    reader: Any
+    recipe: SimpleNamespace
+    name: str = "model"
+    validate: Callable[[], dict[str, float]] | None = None
+    primary: tuple[str, bool] = ("", True)
+    state: Progress = field(default_factory=Progress)
+    on_step: Callable[[int, dict[str, float]], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.optimizer = optim.build(self.model, self.recipe)
+        self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
+        self.checkpoints = Checkpoints(self.recipe.save_dir, self.name, self.recipe.keep)
+        self.amp, self.scaler = _precision(self.recipe, self.model, self.optimizer)
+        self.steps_per_epoch = 1
+        self.received = 0  # signal that reached this process
+        self.stop_signal = 0  # signal that all processes know of
+        self.last: dict[str, float] = {}
+        self.seconds: list[float] = []  # of this epoch's steps
+
+    def run(self) -> dict[str, float]:
+        """Train to the last epoch; returns the last step's loss terms.
+
+        Raises:
+            DataError: not a single batch. DivergedError: loss or gradient not finite.
+            Stopped: SIGTERM arrived; the position was saved.
+        """
+        dist.broadcast(self.parameters)
+        self._check_plan()
+        folder = Path(self.recipe.save_dir)
+        self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.rank() == 0)
+        with self._listening():
+            for epoch in range(self.state.epoch, self.recipe.epoch):
+                self._epoch(epoch)
+                self._end_of_epoch(epoch)
+        if dist.rank() == 0:
+            self.checkpoints.export("", self.model)
+            path = self.checkpoints.export("final", self.model)
+            logger.info("training finished: %s", path.resolve())
+        self.curves.close()
+        return self.last
+
+    def step_on(self, data: dict) -> dict[str, float]:
+        """One optimiser step on one collated batch; returns its loss terms."""
+        window = _Window()
+        self._forward_backward(loader.Batch([], 1.0, True), data, window)
+        self._update(window)
+        return window.terms
+
+    def _plan(self, epoch: int) -> list[loader.Batch]:
+        return loader.plan(
+            loader.training_order(self.reader, epoch, self.recipe.seed),
+            self.recipe.batch_size,
+            accumulate=self.recipe.accumulate,
+            drop_last=getattr(self.reader, "drop_last", False),
+            rank=dist.rank(),
+            world=dist.world_size(),
+        )
+
+    def _check_plan(self) -> None:
+        """A position inside an epoch only means something under the plan it was saved with."""
+        now = {
+            "samples": len(self.reader),
+            "batch_size": self.recipe.batch_size,
+            "accumulate": self.recipe.accumulate,
+            "seed": self.recipe.seed,
+        }
+        if self.state.batch and self.state.plan != now:
+            raise ConfigError(
+                f"--resume: stopped inside epoch {self.state.epoch} with {self.state.plan}, found {now}; "
+                "use the same values, or resume from the end of an epoch"
+            )
+        self.state.plan = now
+        self.steps_per_epoch = sum(b.last for b in self._plan(0))
+        if self.recipe.batch_size < dist.world_size():
+            raise ConfigError(
+                f"TRAIN.batch_size: expected at least one sample for each of {dist.world_size()} "
+                f"processes, found {self.recipe.batch_size}"
+            )
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"No iteration was executed: {len(self.reader)} samples make no batch of "
+                f"{self.recipe.batch_size}; lower --batch_size or check the data"
+            )
+
+    def _epoch(self, epoch: int) -> None:
+        if hasattr(self.reader, "set_epoch"):
+            self.reader.set_epoch(epoch)
+        self.model.train()
+        self.seconds = []
+        batches = self._plan(epoch)[self.state.batch :]
+        stream = loader.load(
+            self.reader, [b.indices for b in batches if b.indices], self.recipe.num_workers
+        )
+        rate = self._rate()
+        counter = self.state.step if self.recipe.schedule != "constant" else "-"
+        logger.info("------- learning rate [%g], learning rate counter [%s] -----", rate, counter)
+        window = _Window()
+        for batch in progress_bar(batches, desc=f"epoch {epoch}"):
+            self._forward_backward(batch, next(stream) if batch.indices else None, window)
+            self.state.batch += 1
+            if batch.last:
+                self._update(window)
+                self._report(epoch, window)
+                window = _Window()
+                self._maybe_save(epoch)
+
+    def _forward_backward(self, batch: loader.Batch, data: dict | None, window: _Window) -> None:
+        window.loaded()
+        if data is None:
+            return
+        import paddle
+
+        # Dropout depends on the position alone: a resumed run draws the same masks.
+        position = self.state.step * self.recipe.accumulate + window.batches
+        paddle.seed((self.recipe.seed * 1_000_003 + position) * dist.world_size() + dist.rank())
+        tensors = loader.to_tensors(data)
+        with self.amp():
+            terms = self.model.loss(self.model(tensors), tensors)
+        values = {k: float(v) for k, v in terms.items()}
+        ids = data.get("id", [])
+        if not math.isfinite(values["loss"]):
+            raise DivergedError(
+                f"loss is {values['loss']} at epoch {self.state.epoch}, step {self.state.step}; samples: "
+                f"{_some(ids)}; check their features, lower the learning rate or set clip_norm"
+            )
+        (self.scaler.scale(terms["loss"]) * batch.weight).backward()
+        window.add(values, batch.weight, ids)
+
+    def _update(self, window: _Window) -> None:
+        """One optimiser step on the gradients of a window of batches."""
+        dist.sum_gradients(self.parameters)
+        if self.scaler.is_enable():
+            self.scaler.unscale_(self.optimizer)
+        norm = optim.clip_gradients(self.parameters, self.recipe.clip_norm)
+        if norm is not None and not math.isfinite(norm) and not self.scaler.is_enable():
+            raise DivergedError(
+                f"gradient norm is {norm} at epoch {self.state.epoch}, step {self.state.step}; samples: "
+                f"{_some(window.ids)}; lower the learning rate"
+            )
+        self.optimizer.set_lr(self._rate())
+        optim.set_fluid_epsilon(self.optimizer, self.recipe, self.state.step)
+        if self.scaler.is_enable():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.state.step += 1
+
+    def _rate(self) -> float:
+        total = self.steps_per_epoch * self.recipe.epoch
+        return optim.learning_rate(self.state.step, total, self.recipe)
+
+    def _report(self, epoch: int, window: _Window) -> None:
+        window.finish()
+        self.seconds.append(window.seconds)
+        # On every step, so that all processes take part and all learn of a signal to any of them.
+        names = sorted(window.terms) if window.terms else sorted(self.last)
+        local = [window.terms.get(n, 0.0) for n in names] + [float(self.received)]
+        *values, received = dist.sum_values(local)
+        self.stop_signal = int(received)
+        self.last = dict(zip(names, values, strict=True))
+        if self.on_step:
+            self.on_step(self.state.step, self.last)
+        every, done = self.recipe.log_interval, (self.state.step - 1) % self.steps_per_epoch
+        if not every or done % every:
+            return
+        left = self.steps_per_epoch * self.recipe.epoch - self.state.step
+        mean = sum(self.seconds[-50:]) / len(self.seconds[-50:])
+        terms = ", ".join(f"{k} = {v:.4f}" for k, v in self.last.items() if k != "loss")
+        logger.info(
+            "[TRAIN %s] Epoch %d, iter %d, time %.3f, \tLoss = %.4f, %s%slr = %.3g, ips = %.1f, "
+            "reader %.3f s, eta %s, mem %.1f GB",
+            clock(), epoch, done, window.seconds, self.last["loss"], terms, ", " if terms else "",
+            self._rate(), self.recipe.batch_size * self.recipe.accumulate / max(window.seconds, 1e-9),
+            window.waited, _duration(left * mean), peak_memory() / 2**30,
+        )  # fmt: skip
+        extra = {
+            "epoch": epoch,
+            "lr": self._rate(),
+            "seconds": window.seconds,
+            "reader": window.waited,
+        }
+        self.curves.add("train", self.state.step, self.last | extra)
+
+    def _maybe_save(self, epoch: int) -> None:
+        self.state.epoch = epoch
+        if self.stop_signal:
+            self._save(f"step{self.state.step}")
+            raise Stopped(
+                f"stopped by a signal after saving step {self.state.step}; go on with "
+                f"--resume {self.recipe.save_dir}"
+            )
+        every = self.recipe.save_interval
+        if every and self.state.step % every == 0:
+            self._save(f"step{self.state.step}")
+
+    def _end_of_epoch(self, epoch: int) -> None:
+        steady = self.seconds[1:] or self.seconds
+        if steady:
+            mean = sum(steady) / len(steady)
+            logger.info("[TRAIN] Epoch %d training finished, average time: %.4f", epoch, mean)
+        self.state.epoch, self.state.batch = epoch + 1, 0
+        interval = self.recipe.valid_interval
+        if self.validate and interval and (epoch + 1) % interval == 0:
+            self._choose_best(self.validate())
+        self._save(f"epoch{epoch}")
+
+    def _choose_best(self, scores: dict[str, float]) -> None:
+        self.curves.add("valid", self.state.step, scores)
+        name, higher = self.primary
+        score = scores.get(name)
+        if score is None:
+            return
+        best = self.state.best
+        if best is None or (score > best if higher else score < best):
+            self.state.best = score
+            if dist.rank() == 0:
+                self.checkpoints.export("best", self.model)
+
+    def _save(self, tag: str) -> None:
+        if dist.rank() == 0:
+            self.checkpoints.save(tag, self.model, self.optimizer, self.state)
+        dist.barrier()
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Note SIGTERM instead of dying from it; the step in progress is finished first."""
+
+        def note(number: int, _: Any) -> None:
+            self.received = number
+
+        try:
+            before = signal.signal(signal.SIGTERM, note)
+        except ValueError:  # not the main thread: signals are somebody else's
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Window:
+    """The batches of one optimiser step: loss terms, samples, times."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, float] = {}
+        self.ids: list[str] = []
+        self.batches = 0
+        self.seconds = self.waited = 0.0
+        self._mark = time.perf_counter()
+
+    def loaded(self) -> None:
+        self.waited += time.perf_counter() - self._mark
+
+    def add(self, terms: dict[str, float], weight: float, ids: Any) -> None:
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + weight * value
+        self.ids += list(ids)
+        self.batches += 1
+
+    def finish(self) -> None:
+        self.seconds = time.perf_counter() - self._mark
+
+
+def _some(ids: list[str], limit: int = 8) -> str:
+    more = f" and {len(ids) - limit} more" if len(ids) > limit else ""
+    return ", ".join(map(str, ids[:limit])) + more
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:d}:{minutes % 60:02d}:{rest:02d}"
+
+
+def peak_memory() -> int:
+    """Largest memory of this process so far, in bytes: the GPU's when one is in use."""
+    import paddle
+
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _precision(recipe: SimpleNamespace, model: Any, optimizer: Any) -> tuple[Callable, Any]:
+    """The autocast context and the loss scaler that TRAIN.amp asks for."""
+    import paddle
+
+    kinds = {"off": None, "bf16": "bfloat16", "fp16": "float16"}
+    if recipe.amp not in kinds or recipe.amp_level not in ("O1", "O2"):
+        raise ConfigError(
+            f"TRAIN.amp, amp_level: expected off, bf16 or fp16 and O1 or O2, found {recipe.amp}, "
+            f"{recipe.amp_level}"
+        )
+    dtype = kinds[recipe.amp]
+    scaler = paddle.amp.GradScaler(enable=recipe.amp == "fp16")
+    if dtype is None:
+        return contextlib.nullcontext, scaler
+    if not paddle.device.get_device().startswith("gpu"):
+        raise ConfigError(
+            f"TRAIN.amp: {recipe.amp} needs a GPU, Paddle has no such kernels on CPU; set it to off"
+        )
+    if recipe.amp_level == "O2":
+        paddle.amp.decorate(model, optimizer, level="O2", dtype=dtype)
+    return lambda: paddle.amp.auto_cast(level=recipe.amp_level, dtype=dtype), scaler
+
+
+def main(args: Any, cfg: Any) -> None:
+    """What train.py does: build everything, train, say where the results are."""
+    from . import build, evaluate, runtime
+
+    if args.fix_random_seed:
+        cfg["TRAIN"]["seed"] = _KPI_SEED
+    recipe = cfg.engine_args("TRAIN")
+    runtime.select_device(recipe.use_gpu)
+    _check_gpus(recipe)
+    dist.init()
+    reader = build.reader(cfg, "train")
+    model = build.model(cfg)
+    validate, primary = evaluate.validator(cfg, model)
+    trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
+    _start_from(args, trainer)
+    _check_features(reader, trainer.state)
+    trainer.state.digest = cfg.digest()
+    folder = Path(recipe.save_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if dist.rank() == 0:
+        (folder / f"{trainer.name}_config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    if args.is_profiler:
+        return _profile(trainer, args.profiler_path)
+    last = trainer.run()
+    if args.fix_random_seed:
+        cards = dist.world_size()
+        steady = trainer.seconds[1:] or trainer.seconds
+        print(f"kpis\ttrain_cost_card{cards}\t{last.get('loss')}")
+        print(f"kpis\ttrain_speed_card{cards}\t{sum(steady) / max(1, len(steady))}")
+
+
+def _start_from(args: Any, trainer: Trainer) -> None:
+    from . import checkpoint, weights
+
+    if args.resume:
+        trainer.state = checkpoint.resume(
+            args.resume, trainer.name, trainer.model, trainer.optimizer
+        )
+    elif args.pretrain:
+        weights.load_into(trainer.model, args.pretrain, strict=False)
+        logger.info("Load pretrain weights from %s", args.pretrain)
+
+
+def _check_gpus(recipe: SimpleNamespace) -> None:
+    import os
+
+    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.strip()]
+    if recipe.use_gpu and recipe.num_gpus and visible and len(visible) != recipe.num_gpus:
+        raise ConfigError(
+            f"TRAIN.num_gpus: expected the number of CUDA_VISIBLE_DEVICES ({len(visible)}), found "
+            f"{recipe.num_gpus}"
+        )
+
+
+def _check_features(reader: Any, state: Progress) -> None:
+    """Refuse to go on training on features of another extractor."""
+    now = getattr(reader, "feature_identity", None)
+    if state.features and now and state.features != now:
+        raise DataError(
+            f"features: expected those of {state.features}, found {now}; extract them again"
+        )
+    state.features = now or state.features
+
+
+def _profile(trainer: Trainer, folder: str) -> None:
+    """Profile a few steps of the first epoch into ``folder`` and return."""
+    from paddle import profiler
+
+    first = max(1, trainer.recipe.log_interval)
+    profile = profiler.Profiler(
+        scheduler=(first, first + 5),
+        on_trace_ready=profiler.export_chrome_tracing(folder),
+    )
+
+    def step(number: int, _: dict[str, float]) -> None:
+        profile.step()
+        if number > first + 5:
+            raise _Profiled
+
+    trainer.on_step = step
+    profile.start()
+    with contextlib.suppress(_Profiled):
+        trainer.run()
+    profile.stop()
+    logger.info("profile written to %s", Path(folder).resolve())
+
+
+class _Profiled(Exception):
+    """Enough steps were profiled."""

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run by test_dist.py under paddle.distributed.launch: train and evaluate the toy on every process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine import runtime  # noqa: E402
+
+runtime.prepare()
+
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
+from engine import checkpoint, dist, evaluate  # noqa: E402
+from engine.loop import Trainer  # noqa: E402
+from tests import toy  # noqa: E402
+
+
+def main(folder: Path) -> None:
+    """Write losses, final parameters and the score of the evaluation into ``folder``."""
+    dist.init()
+    paddle.seed(3 + dist.rank())  # process 0's parameters must win
+    options = {"batch_size": 6, "accumulate": 2, "clip_norm": 0.5, "epoch": 2}
+    reader, losses = toy.Reader(), []
+    model = toy.Model(dropout=0.0)
+    run = Trainer(model, reader, toy.recipe(folder, **options), "toy")
+    run.on_step = lambda step, terms: losses.append(terms["loss"])
+    run.run()
+    records = evaluate.predictions(model, reader, batch_size=4)
+    assert [r["id"] for r in records] == [f"s{i}" for i in range(len(reader))]
+    scores = evaluate.score(toy.Metric(), reader, records)
+    if dist.rank() == 0:
+        np.savez(folder / "parameters.npz", **checkpoint.parameters_of(model))
+        (folder / "result.json").write_text(json.dumps({"losses": losses, "scores": scores}))
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: whole or not at all, whenever the process dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import checkpoint, errors
+from engine.checkpoint import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Saves value 2 over value 1 and dies at the N-th call that touches the disk.
+_DYING = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+import numpy as np
+from engine import checkpoint
+left = int(sys.argv[2])
+def dying(function):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+def dying_write(save):
+    # half of the bytes reach the file before the process dies
+    def wrapped(file, values):
+        global left
+        left -= 1
+        if left < 0:
+            file.write(b"half a file"); file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(file, values)
+    return wrapped
+os.replace, os.fsync = dying(os.replace), dying(os.fsync)
+checkpoint.save_state = dying_write(checkpoint.save_state)
+folder = Path(sys.argv[1])
+value = np.full([50], 2.0, np.float32)
+checkpoint.save(folder / "m_last", {{"w": value}}, {{"w_moment1_0": value * 10}}, checkpoint.Progress(step=2))
+checkpoint.replace_text(folder / "m_latest", "m_last\\n")
+"""
+
+
+def _save(folder: Path, number: float) -> None:
+    value = np.full([50], number, np.float32)
+    progress = Progress(step=int(number))
+    checkpoint.save(folder / "m_last", {"w": value}, {"w_moment1_0": value * 10}, progress)
+    checkpoint.replace_text(folder / "m_latest", "m_last\n")
+
+
+def test_kill_at_every_write_leaves_the_old_or_the_new_checkpoint(tmp_path):
+    seen, script = set(), _DYING.format(root=str(ROOT))
+    for deaths in range(40):
+        folder = tmp_path / str(deaths)
+        _save_first(folder)
+        done = subprocess.run([sys.executable, "-c", script, str(folder), str(deaths)], timeout=60)
+        prefix = checkpoint.find(folder, "m")
+        parameters, optimiser, progress = checkpoint.load(prefix)
+        assert progress.step in (1, 2)
+        assert set(parameters["w"]) == {progress.step}
+        assert set(optimiser["w_moment1_0"]) == {progress.step * 10}
+        assert set(np.load(checkpoint.parameters_file(prefix), allow_pickle=True)["w"]) == {
+            progress.step
+        }
+        seen.add(progress.step)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9
+    assert done.returncode == 0 and deaths > 8 and seen == {1, 2}
+
+
+def _save_first(folder: Path) -> None:
+    folder.mkdir()
+    _save(folder, 1)
+
+
+def test_files_of_different_checkpoints_are_not_mixed(tmp_path):
+    _save(tmp_path, 1)
+    stale = (tmp_path / "m_last.pdopt").read_bytes()
+    _save(tmp_path, 2)
+    (tmp_path / "m_last.pdopt").write_bytes(stale)
+    with pytest.raises(errors.WeightsError, match="m_last.pdopt"):
+        checkpoint.load(tmp_path / "m_last")
+
+
+def test_find_accepts_folder_prefix_and_files(tmp_path):
+    _save(tmp_path, 1)
+    prefix = tmp_path / "m_last"
+    for given in (tmp_path, prefix, f"{prefix}.pdparams", f"{prefix}.pdstate"):
+        assert checkpoint.find(given, "m") == prefix
+    with pytest.raises(errors.WeightsError, match="expected a checkpoint prefix"):
+        checkpoint.find(tmp_path / "nothing", "m")
+
+
+def test_save_removes_nothing_else(tmp_path):
+    (tmp_path / "keep.me").write_text("x")
+    _save(tmp_path, 1)
+    assert (tmp_path / "keep.me").exists() and os.listdir(tmp_path)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the readers' tests."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.reader.tall_world import make_world
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Captured log, whatever other tests did to the logger."""
+    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
+    caplog.set_level(logging.INFO, "vlzoo")
+    return caplog
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Reader arguments for TALL's made-up data set."""
+    return make_world(tmp_path)
