@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a configuration to objects: the only place where models, readers and metrics are looked up."""
+"""From a configuration to objects: the only place that looks up models, readers and metrics."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ def metric(cfg: Config) -> Any:
     from metrics import get_metrics
 
     cls = get_metrics(cfg["METRIC"]["name"])
-    return cls(**bind(cls, _arguments(cfg, "METRIC"), cfg.marks))
+    kwargs = bind(cls, _arguments(cfg, "METRIC"), cfg.marks)
+    try:
+        return cls(**kwargs)
+    except ValueError as error:
+        raise ConfigError(f"METRIC: {error}") from None
 
 
 def extractors(cfg: Config) -> dict[str, Any]:
@@ -87,6 +91,8 @@ def extractors(cfg: Config) -> dict[str, Any]:
                 f"DATASET.extractors.{role}: expected {{name: ...}}, found {options!r}"
             )
         built[role] = build_extractor(**options)
+        if hasattr(built[role], "freeze"):
+            built[role].freeze(logger.info)
     return built
 
 
@@ -129,7 +135,9 @@ def load_extractor(extractor: Any, weights: str) -> str:
 
     path = resolve(weights)
     shapes = {k: tuple(v.shape) for k, v in extractor.state_dict().items()}
-    apply_state(extractor, extractor.convert(load_state(path, shapes)), source=str(path))
+    foreign = getattr(extractor, "read_file", lambda path: None)(path)  # formats of its own
+    state = foreign if foreign is not None else load_state(path, shapes)
+    apply_state(extractor, extractor.convert(state), source=str(path))
     return sha256(Path(path))
 
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from .errors import WeightsError
-from .formats import load_state, save_state
+from .formats import load_checkpoint, load_state, save_state
 from .log import logger
 
-PARAMS, OPTIMISER, STATE = ".pdparams", ".pdopt", ".pdstate"
+PARAMS, OPTIMISER, STATE, IDENTITY = ".pdparams", ".pdopt", ".pdstate", ".identity.json"
 _TEMPORARY = ".tmp"
 
 
@@ -38,7 +38,7 @@ class Progress:
     best: float | None = None
     plan: dict[str, Any] = field(default_factory=dict)  # what the position depends on
     digest: str = ""  # of the configuration
-    features: Any = None  # identity of the features that were trained on
+    features: dict[str, Any] = field(default_factory=dict)  # identity of what was trained on
 
 
 def save(prefix: Path, parameters: dict, optimiser: dict, progress: Progress) -> None:
@@ -146,12 +146,17 @@ class Checkpoints:
         self._prune()
         return prefix
 
-    def export(self, tag: str, model: Any) -> Path:
-        """Write the parameters alone as ``<name>_<tag>.pdparams`` (``<name>.pdparams`` when empty)."""
+    def export(self, tag: str, model: Any, features: Any = None) -> Path:
+        """Write the parameters alone as ``<name>_<tag>.pdparams`` (``<name>.pdparams`` when empty).
+
+        What is known of the features they were trained on goes beside them.
+        """
         path = self.folder / f"{self.name}{'_' + tag if tag else ''}{PARAMS}"
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = _path(path, _TEMPORARY)
         write_durably(temporary, lambda file: save_state(file, parameters_of(model)))
+        if features:
+            replace_text(path.with_suffix(IDENTITY), json.dumps(features, indent=1))
         os.replace(temporary, path)
         return path
 
@@ -170,8 +175,8 @@ def parameters_of(model: Any) -> dict[str, np.ndarray]:
 def state_of(model: Any, optimizer: Any) -> tuple[dict, dict]:
     """Parameters and optimiser state, both under the parameters' structured names.
 
-    Paddle names a parameter's accumulators after a process-wide counter; renaming them makes the file
-    independent of what else the process built. For flat networks these are the names of release 1.8.
+    Paddle names a parameter's accumulators after a process-wide counter; renaming them makes the
+    file independent of what else the process built. Flat networks get the names of release 1.8.
     """
     names = {p.name: n for n, p in model.named_parameters()}
     optimiser = {}
@@ -211,8 +216,8 @@ def find(resume: str | Path, name: str) -> Path:
     if any(_path(path, s).exists() for s in (STATE, PARAMS)):
         return path
     raise WeightsError(
-        f"--resume {resume}: expected a checkpoint prefix, its .pdparams, a .pdckpt or a folder with "
-        f"{name}_latest, found none; give the path without its suffix"
+        f"--resume {resume}: expected a checkpoint prefix, its .pdparams, a .pdckpt or a folder "
+        f"with {name}_latest, found none; give the path without its suffix"
     )
 
 
@@ -234,8 +239,9 @@ def resume(path: str, name: str, model: Any, optimizer: Any) -> Progress:
         parameters, optimiser, progress = load(prefix)
     else:
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-        parameters = load_state(parameters_at, shapes)
-        optimiser = _foreign_optimiser(parameters_at, prefix, parameters, shapes)
+        parameters, optimiser = load_checkpoint(parameters_at, shapes)
+        if prefix and _path(prefix, OPTIMISER).exists():
+            optimiser = load_state(_path(prefix, OPTIMISER))
     apply_state(model, model.convert(parameters), source=str(path))
     used = restore_optimiser(model, optimizer, optimiser)
     if not used:
@@ -244,11 +250,15 @@ def resume(path: str, name: str, model: Any, optimizer: Any) -> Progress:
     return progress
 
 
+def trained_features(path: Path) -> dict[str, Any]:
+    """Identity of the features that parameters were trained on; empty if unknown."""
+    identity, state = (path.with_name(path.stem + s) for s in (IDENTITY, STATE))
+    if identity.is_file():
+        return json.loads(identity.read_text())
+    if state.is_file():
+        return json.loads(state.read_text())["progress"]["features"] or {}
+    return {}
+
+
 def _has_latest(folder: str, name: str) -> bool:
     return (Path(folder) / f"{name}_latest").exists()
-
-
-def _foreign_optimiser(at: Path, prefix: Path | None, parameters: dict, shapes: dict) -> dict:
-    if prefix and _path(prefix, OPTIMISER).exists():
-        return load_state(_path(prefix, OPTIMISER))
-    return {k: parameters.pop(k) for k in list(parameters) if k not in shapes}

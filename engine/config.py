@@ -38,6 +38,7 @@ class Config:
     sections: dict[str, dict[str, Any]]
     marks: Marks = field(default_factory=dict)
     has_valid: bool = False
+    legacy: bool = False  # the layout of release 1.8: no DATASET section
 
     def __getitem__(self, section: str) -> dict[str, Any]:
         return self.sections[section]
@@ -165,7 +166,7 @@ def load(
             raise ConfigError(
                 f"{marks[(section,)]}: unknown section {section}{_nearest(section, SECTIONS)}"
             )
-    config = Config(_with_defaults(tree, marks), marks, has_valid="VALID" in tree)
+    config = Config(_with_defaults(tree, marks), marks, "VALID" in tree, legacy)
     _choose_model(config, model_name, str(path))
     if config["TRAIN"]["adam_eps_mode"] is None:
         config["TRAIN"]["adam_eps_mode"] = "fluid" if legacy else "standard"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that people cause, and the exit code that each one ends in.
 
-Any exception with an integer ``exit_code`` is a user-facing error: its text is printed, no traceback.
-Readers and metrics define their own of that kind, so that they need not import the engine.
+Any exception with an integer ``exit_code`` is a user-facing error: its text is printed, without a
+traceback. Readers and metrics define their own of that kind, so that they need not import
+the engine.
 """
 
 from __future__ import annotations

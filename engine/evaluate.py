@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import build, dist, loader
-from .checkpoint import replace_text
+from .checkpoint import replace_text, trained_features
 from .config import Config
 from .errors import DataError
 from .log import logger, progress
@@ -46,33 +46,57 @@ def predictions(
 
 
 def score(metric: Any, reader: Any, records: Iterable[dict]) -> dict[str, float]:
-    """Score records against the reader's references; a reference without a record counts as wrong."""
+    """Score records against the reader's references; one without a record counts as wrong."""
     metric.expect(reader.references())
     metric.update(list(records))
     return metric.result()
 
 
-def validator(cfg: Config, model: Any) -> tuple[Callable[[], dict] | None, tuple[str, bool]]:
+def identity_of(reader: Any) -> dict[str, Any]:
+    """Role -> what made the features that a reader gives, as far as it is known."""
+    return getattr(reader, "feature_identity", None) or {}
+
+
+def check_features(trained: dict[str, Any] | None, given: dict[str, Any], where: str) -> None:
+    """Refuse features of another extractor than the network was trained on.
+
+    Roles that either side knows nothing of are not compared: published features bear no stamp.
+
+    Raises:
+        DataError: they differ; names the role and what differs.
+    """
+    for role, found in given.items():
+        expected = (trained or {}).get(role)
+        if not expected or not found or expected == found:
+            continue
+        keys = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+        differ = ", ".join(f"{k} {expected.get(k)} (found {found.get(k)})" for k in keys)
+        raise DataError(
+            f"{where}: expected {role} features as in training: {differ}; extract them again with "
+            "the extractor of the training"
+        )
+
+
+def validator(
+    cfg: Config, model: Any, features: dict[str, Any] | None = None
+) -> tuple[Callable[[], dict] | None, tuple[str, bool]]:
     """A function that scores the validation set, and the number that chooses the best epoch.
 
-    None when there is no VALID section, or when it names the very data of TRAIN, as files of the 1.8
-    generation do: that is no validation set.
+    None without a VALID section, and for files of the 1.8 generation, whose VALID repeats the
+    training data and was never evaluated.
     """
-    train = {k: v for (_, k), v in cfg.reader_args("TRAIN").items()}
-    valid = {k: v for (_, k), v in cfg.reader_args("VALID").items()}
-    if not cfg.has_valid or train == valid:
-        logger.info("no validation set: VALID is absent or names the data of TRAIN")
+    if not cfg.has_valid or cfg.legacy:
+        logger.info("no validation: the configuration has no VALID section beside DATASET")
         return None, ("", True)
     reader, metric = build.reader(cfg, "valid"), build.metric(cfg)
+    check_features(features, identity_of(reader), "VALID")
     options = cfg.engine_args("VALID")
 
     def validate() -> dict[str, float]:
         size = options.batch_size or cfg["TRAIN"]["batch_size"]
         records = predictions(model, reader, batch_size=size, num_workers=options.num_workers)
         scores = score(metric, reader, records)
-        for line in metric.report():
-            logger.info("[TEST] %s", line)
-        logger.info("[TEST] Finish")
+        logger.info("[TEST] Finish: %s", ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
         return scores
 
     return validate, (metric.primary, metric.higher_is_better)
@@ -161,7 +185,8 @@ def run(cfg: Config, reader: Any, args: Any) -> list[dict]:
     runtime.select_device(use_gpu)
     dist.init()
     len(reader)  # missing data are said before weights are fetched
-    model = load_model(cfg, args.weights)
+    model, trained = load_model(cfg, args.weights)
+    check_features(trained, identity_of(reader), "TEST")
     return predictions(
         model,
         reader,
@@ -171,8 +196,12 @@ def run(cfg: Config, reader: Any, args: Any) -> list[dict]:
     )
 
 
-def load_model(cfg: Config, flag: str | None) -> Any:
-    """The configured network with the weights of --weights, WEIGHTS.path or the published ones."""
+def load_model(cfg: Config, flag: str | None) -> tuple[Any, dict[str, Any]]:
+    """The network with the weights of --weights, WEIGHTS.path or the published ones.
+
+    Returns:
+        the network, and the identity of the features that it was trained on, where known.
+    """
     from . import weights
 
     model = build.model(cfg)
@@ -180,9 +209,10 @@ def load_model(cfg: Config, flag: str | None) -> Any:
     if not path:
         files = cfg["WEIGHTS"]["files"] or getattr(model, "published_weights", [])
         path = weights.fetch(files)
+    path = weights.resolve(path)
     weights.load_into(model, path)
     logger.info("load test weights from %s", path)
-    return model
+    return model, trained_features(path)
 
 
 def table(scores: dict[str, float]) -> list[str]:

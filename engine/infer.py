@@ -22,10 +22,19 @@ def main(args: Any, cfg: Config) -> None:
     _check_inputs(args, options)
     runtime.select_device(cfg["TRAIN"]["use_gpu"] if options.use_gpu is None else options.use_gpu)
     reader, metric = build.reader(cfg, "infer"), build.metric(cfg)
+    extractors = {}
+    if args.video or getattr(reader, "needs_extractors", ()):
+        extractors = reader.extractors = build.extractors(cfg)
     if not args.video:
+        metric.expect(reader.references())
         len(reader)
-    model = evaluate.load_model(cfg, args.weights)
-    _predict(model, _batches(args, cfg, reader, options), metric, args.log_interval)
+    model, trained = evaluate.load_model(cfg, args.weights)
+    given = {role: extractor.identity for role, extractor in extractors.items()}
+    if not args.video:
+        given |= evaluate.identity_of(reader)
+    evaluate.check_features(trained, given, "INFER")
+    batches = _batches(args, reader, options, extractors)
+    _predict(model, batches, metric, args.log_interval)
     folder = Path(options.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     written = metric.write(folder, cfg.model_name, "infer", topk=args.infer_topk)
@@ -56,15 +65,15 @@ def _check_inputs(args: Any, options: Any) -> None:
         path = find(options.filelist)
         if not path.exists():
             raise DataError(
-                f"--filelist: expected a file or folder, {options.filelist} not exist. Give another "
-                "with --filelist or INFER.filelist, or ask a video with --video and --query"
+                f"--filelist: expected a file or folder, {options.filelist} not exist. Give "
+                "another with --filelist or INFER.filelist, or ask a video with --video and --query"
             )
         options.filelist = str(path)
 
 
-def _batches(args: Any, cfg: Config, reader: Any, options: Any) -> Iterator[dict]:
+def _batches(args: Any, reader: Any, options: Any, extractors: dict[str, Any]) -> Iterator[dict]:
     if args.video:
-        items = reader.from_raw(args.video, args.query, build.extractors(cfg))
+        items = reader.from_raw(args.video, args.query, extractors)
         return (reader.collate([item]) for item in items)
     size = getattr(reader, "items_per_batch", None) or options.batch_size
     chunks = [list(range(i, min(i + size, len(reader)))) for i in range(0, len(reader), size)]

@@ -105,14 +105,15 @@ def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Ite
             num_workers=num_workers,
             timeout=_TIMEOUT_SECONDS,
         )
-    done = 0
-    for done, batch in enumerate(stream, 1):
+    left = len(batches)
+    for batch in stream:
         if "__error__" in batch:
             error = DataError(batch["__error__"])
             error.exit_code = int(batch["__code__"])
             raise error
+        left -= 1
         yield batch
-    assert done == len(batches), f"the loader gave {done} of {len(batches)} batches"
+    assert not left, f"the loader left out {left} of {len(batches)} batches"
 
 
 def to_tensors(batch: dict) -> dict:

@@ -2,7 +2,8 @@
 """The training loop of all systems.
 
 A run is a function of its configuration: sample order, dropout and initialisation derive from the
-seed and the position, never from what happened before. So a resumed run repeats an uninterrupted one.
+seed and the position, never from what happened before. So a resumed run repeats an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 from . import dist, loader, optim
 from .checkpoint import Checkpoints, Progress
 from .errors import ConfigError, DataError, DivergedError, Stopped
-from .log import Curves, clock, logger, progress as progress_bar
+from .log import Curves, clock, logger
+from .log import progress as progress_bar
 
 _KPI_SEED = 1000  # --fix_random_seed
 
@@ -49,6 +51,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.recipe.save_dir, self.name, self.recipe.keep)
         self.amp, self.scaler = _precision(self.recipe, self.model, self.optimizer)
         self.steps_per_epoch = 1
+        self._samples_per_step = self.recipe.batch_size * self.recipe.accumulate
         self.received = 0  # signal that reached this process
         self.stop_signal = 0  # signal that all processes know of
         self.last: dict[str, float] = {}
@@ -70,8 +73,8 @@ class Trainer:
                 self._epoch(epoch)
                 self._end_of_epoch(epoch)
         if dist.rank() == 0:
-            self.checkpoints.export("", self.model)
-            path = self.checkpoints.export("final", self.model)
+            self.checkpoints.export("", self.model, self.state.features)
+            path = self.checkpoints.export("final", self.model, self.state.features)
             logger.info("training finished: %s", path.resolve())
         self.curves.close()
         return self.last
@@ -103,8 +106,8 @@ class Trainer:
         }
         if self.state.batch and self.state.plan != now:
             raise ConfigError(
-                f"--resume: stopped inside epoch {self.state.epoch} with {self.state.plan}, found {now}; "
-                "use the same values, or resume from the end of an epoch"
+                f"--resume: stopped inside epoch {self.state.epoch} with {self.state.plan}, "
+                f"found {now}; use the same values, or resume from the end of an epoch"
             )
         self.state.plan = now
         self.steps_per_epoch = sum(b.last for b in self._plan(0))
@@ -157,8 +160,9 @@ class Trainer:
         ids = data.get("id", [])
         if not math.isfinite(values["loss"]):
             raise DivergedError(
-                f"loss is {values['loss']} at epoch {self.state.epoch}, step {self.state.step}; samples: "
-                f"{_some(ids)}; check their features, lower the learning rate or set clip_norm"
+                f"loss is {values['loss']} at epoch {self.state.epoch}, step {self.state.step}; "
+                f"samples: {_some(ids)}; check their features, lower the learning rate or set "
+                "clip_norm"
             )
         (self.scaler.scale(terms["loss"]) * batch.weight).backward()
         window.add(values, batch.weight, ids)
@@ -171,8 +175,8 @@ class Trainer:
         norm = optim.clip_gradients(self.parameters, self.recipe.clip_norm)
         if norm is not None and not math.isfinite(norm) and not self.scaler.is_enable():
             raise DivergedError(
-                f"gradient norm is {norm} at epoch {self.state.epoch}, step {self.state.step}; samples: "
-                f"{_some(window.ids)}; lower the learning rate"
+                f"gradient norm is {norm} at epoch {self.state.epoch}, step {self.state.step}; "
+                f"samples: {_some(window.ids)}; lower the learning rate"
             )
         self.optimizer.set_lr(self._rate())
         optim.set_fluid_epsilon(self.optimizer, self.recipe, self.state.step)
@@ -209,7 +213,7 @@ class Trainer:
             "[TRAIN %s] Epoch %d, iter %d, time %.3f, \tLoss = %.4f, %s%slr = %.3g, ips = %.1f, "
             "reader %.3f s, eta %s, mem %.1f GB",
             clock(), epoch, done, window.seconds, self.last["loss"], terms, ", " if terms else "",
-            self._rate(), self.recipe.batch_size * self.recipe.accumulate / max(window.seconds, 1e-9),
+            self._rate(), self._samples_per_step / max(window.seconds, 1e-9),
             window.waited, _duration(left * mean), peak_memory() / 2**30,
         )  # fmt: skip
         extra = {
@@ -253,7 +257,7 @@ class Trainer:
         if best is None or (score > best if higher else score < best):
             self.state.best = score
             if dist.rank() == 0:
-                self.checkpoints.export("best", self.model)
+                self.checkpoints.export("best", self.model, self.state.features)
 
     def _save(self, tag: str) -> None:
         if dist.rank() == 0:
@@ -357,17 +361,20 @@ def main(args: Any, cfg: Any) -> None:
     dist.init()
     reader = build.reader(cfg, "train")
     model = build.model(cfg)
-    validate, primary = evaluate.validator(cfg, model)
+    features = evaluate.identity_of(reader)
+    validate, primary = evaluate.validator(cfg, model, features)
     trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
     _start_from(args, trainer)
-    _check_features(reader, trainer.state)
+    evaluate.check_features(trainer.state.features, features, "TRAIN")
+    trainer.state.features = features or trainer.state.features
     trainer.state.digest = cfg.digest()
     folder = Path(recipe.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if dist.rank() == 0:
         (folder / f"{trainer.name}_config.yaml").write_text(cfg.dump(), encoding="utf-8")
     if args.is_profiler:
-        return _profile(trainer, args.profiler_path)
+        _profile(trainer, args.profiler_path)
+        return
     last = trainer.run()
     if args.fix_random_seed:
         cards = dist.world_size()
@@ -397,16 +404,6 @@ def _check_gpus(recipe: SimpleNamespace) -> None:
             f"TRAIN.num_gpus: expected the number of CUDA_VISIBLE_DEVICES ({len(visible)}), found "
             f"{recipe.num_gpus}"
         )
-
-
-def _check_features(reader: Any, state: Progress) -> None:
-    """Refuse to go on training on features of another extractor."""
-    now = getattr(reader, "feature_identity", None)
-    if state.features and now and state.features != now:
-        raise DataError(
-            f"features: expected those of {state.features}, found {now}; extract them again"
-        )
-    state.features = now or state.features
 
 
 def _profile(trainer: Trainer, folder: str) -> None:

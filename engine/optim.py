@@ -53,8 +53,8 @@ def build(model: Any, recipe: SimpleNamespace) -> Any:
 def set_fluid_epsilon(optimizer: Any, recipe: SimpleNamespace, step: int) -> None:
     """Make step ``step`` (from 0) of a stock Adam apply epsilon as Paddle 1.x and TensorFlow did.
 
-    They add it to the uncorrected ``sqrt(v)``; Paddle 2 and later to the corrected one. The two agree
-    when the latter's epsilon is divided by ``sqrt(1 - beta2 ** t)``.
+    They add it to the uncorrected ``sqrt(v)``; Paddle 2 and later to the corrected one. The two
+    agree when the latter's epsilon is divided by ``sqrt(1 - beta2 ** t)``.
     """
     if recipe.adam_eps_mode == "fluid" and recipe.optimizer in ("adam", "adamw"):
         optimizer._epsilon = recipe.epsilon / math.sqrt(1.0 - recipe.beta2 ** (step + 1))

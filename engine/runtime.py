@@ -90,7 +90,7 @@ def select_device(use_gpu: bool | None) -> str:
     if use_gpu and not has_gpu:
         raise ConfigError(
             "use_gpu: expected a CUDA build of Paddle and a visible GPU, found "
-            f"{paddle.__version__} on CPU; install paddlepaddle-gpu (see README) or set use_gpu = False"
+            f"{paddle.__version__} on CPU; install paddlepaddle-gpu (README) or set use_gpu = False"
         )
     device = "gpu" if has_gpu and use_gpu is not False else "cpu"
     if device == "gpu":

@@ -121,7 +121,7 @@ class Metric:
         lines = []
         for found in self.moments(topk):
             lines.append(_published_line(found))
-            if topk or "seconds" in found:
+            if (topk or 1) > 1 or "seconds" in found:
                 lines += _ranked_lines(found)
         return lines
 

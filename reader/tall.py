@@ -96,8 +96,7 @@ class Reader:
         self.items_per_batch = None if self.training else 1  # a test item is a batch of its own
         self.feats_dimen = feats_dimen
         self.context_num, self.context_size = context_num, context_size
-        cut = semantic_size if split in ("test", "infer") else None
-        self.sentence_size = cut or sent_vec_dim
+        self.sentence_size = (split in ("test", "infer") and semantic_size) or sent_vec_dim
         self.nearest, self.blind, self.seed = context == "nearest", blind, seed
         self.distinct_span = distinct_span if distinct_gt else 0
         self.max_windows, self.window_lengths = max_windows, window_lengths
@@ -137,7 +136,8 @@ class Reader:
     @property
     def feature_identity(self) -> dict[str, dict | None] | None:
         """What made the features and the sentence vectors; None when neither bears a stamp."""
-        identity = {"visual": self._source.identity, "text": self._files.sentence_identity}
+        identity = self._files.identities
+        identity["visual"] = self._source.identity or identity["visual"]
         return identity if any(identity.values()) else None
 
     @property
@@ -311,8 +311,6 @@ class Reader:
         Features go through a temporary file, so memory does not grow with the video.
 
         Args:
-            video: path.
-            query: sentence or sentences.
             extractors: "visual" and "text".
             batch: windows per step of the visual extractor.
 
@@ -335,8 +333,7 @@ class Reader:
             "num_frames": opened.num_frames,
         }
         with tempfile.TemporaryFile() as file:
-            shape = (len(windows), self.feats_dimen)
-            features = np.memmap(file, np.float32, "w+", shape=shape)
+            features = np.memmap(file, np.float32, "w+", shape=(len(windows), self.feats_dimen))
             for rows, values in window_features(opened, windows, visual, batch):
                 features[rows] = values
             for first in range(0, len(windows), self.max_windows):

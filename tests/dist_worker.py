@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run by test_dist.py under paddle.distributed.launch: train and evaluate the toy on every process."""
+"""Run by test_dist.py under paddle.distributed.launch: train and evaluate the toy model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import runtime  # noqa: E402
+from engine import runtime
 
 runtime.prepare()
 

@@ -61,9 +61,7 @@ class Model(nn.Layer):
         return {"loss": error, "rmse": error.sqrt()}
 
     def predict(self, batch: dict) -> list[dict]:
-        return [
-            {"id": i, "y": y} for i, y in zip(batch["id"], self(batch).numpy(), strict=True)
-        ]
+        return [{"id": i, "y": y} for i, y in zip(batch["id"], self(batch).numpy(), strict=True)]
 
     @staticmethod
     def convert(state: dict) -> dict:

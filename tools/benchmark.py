@@ -3,8 +3,8 @@
 
 Prints samples per second of reader, forward pass, train step and evaluation, the peak memory, and
 the share of the machine's matrix-multiply rate, which is measured in the same run. Where
-``tools/comparisons/<model>.py`` exists, its published-against-ours comparisons follow. Figures are the
-best of several repeats; a part whose data are missing is said to be left out.
+``tools/comparisons/<model>.py`` exists, its published-against-ours comparisons follow. Figures are
+the best of several repeats; a part whose data are missing is said to be left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import config, runtime  # noqa: E402
-from engine.errors import DATA, guard  # noqa: E402
+from engine import config, runtime
+from engine.errors import DATA, guard
 
 _MATRIX = 2048
 
@@ -151,7 +151,10 @@ def main() -> None:
 def show(figures: dict[str, Any]) -> dict[str, Any]:
     """Print figures as aligned lines and return them."""
     for name, value in figures.items():
-        print(f"{name:<40} {value:.5g}" if isinstance(value, float) else f"{name:<40} {value}", flush=True)
+        print(
+            f"{name:<40} {value:.5g}" if isinstance(value, float) else f"{name:<40} {value}",
+            flush=True,
+        )
     return figures
 
 

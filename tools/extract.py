@@ -156,11 +156,10 @@ def extract(
         for path in log.progress(mine, desc=folder.name):
             try:
                 windows = _one_video(extractor, path, writer, lengths, batch, accept_truncated)
+                progress.add(1, f", {windows} windows in the last one")
             except DataError as error:
                 log.logger.warning("left out: %s", error)
                 bad.append(path)
-                continue
-            progress.add(1, f", {windows} windows in the last one")
         if len(bad) > max_bad:
             raise DataError(
                 f"{len(bad)} of {len(mine)} videos cannot be read, {max_bad} are allowed: mend or "

@@ -2,9 +2,9 @@
 """Compare our numbers with a folder of golden ones: ``python tools/parity.py MODEL DIR``.
 
 ``DIR/manifest.json`` lists cases of some kind with their files. How a kind is checked lives in
-``tests/parity/<model>.py`` as ``CHECKS = {kind: function(case)}``. Whatever a check does not look at
-(an unknown kind, a file that is not opened, a key that is not used) is a FAIL, so that nothing is
-taken for verified that is not.
+``tests/parity/<model>.py`` as ``CHECKS = {kind: function(case)}``. Whatever a check does not look
+at (an unknown kind, a file that is not opened, a key that is not used) is a FAIL, so that nothing
+is taken for verified that is not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from engine import runtime  # noqa: E402
-from engine.errors import ConfigError, DataError, guard  # noqa: E402
+from engine import runtime
+from engine.errors import ConfigError, DataError, guard
 
 
 class Tracked(dict):
@@ -41,9 +41,6 @@ class Tracked(dict):
     def items(self) -> Iterator[tuple[str, Any]]:
         """Pairs; every key that is reached counts as looked at."""
         return ((key, self[key]) for key in self)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
 
     def plain(self, key: str) -> Any:
         """Value as ordinary objects, all of it counted as looked at."""
@@ -83,9 +80,8 @@ class Line:
 
     def __str__(self) -> str:
         verdict = "PASS" if self.passed else "FAIL"
-        return (
-            f"  {verdict}  {self.group:<34} abs {self.absolute:<9.2e} rel {self.relative:<9.2e} {self.tolerance}"
-        )
+        size = f"abs {self.absolute:<9.2e} rel {self.relative:<9.2e}"
+        return f"  {verdict}  {self.group:<34} {size} {self.tolerance}"
 
 
 @dataclass
@@ -133,7 +129,7 @@ class Case:
         return self.tracked(".json")
 
     def close(self, group: str, ours: Any, golden: Any, atol: Any, rtol: float = 0.0) -> None:
-        """Every element within ``atol + rtol * largest magnitude of golden``; atol may be an array."""
+        """Every element within ``atol + rtol * max |golden|``; ``atol`` may be an array."""
         ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
         tolerance = f"<= {np.min(atol):g}" + (f" + {rtol:g} * max|golden|" if rtol else "")
         tolerance += f" (up to {np.max(atol):g} by element)" if np.ndim(atol) else ""
@@ -151,9 +147,13 @@ class Case:
 
     def equal(self, group: str, ours: Any, golden: Any) -> None:
         """Exactly the same value."""
-        same = bool(np.array_equal(ours, golden)) if isinstance(golden, np.ndarray) else ours == golden
+        same = (
+            bool(np.array_equal(ours, golden)) if isinstance(golden, np.ndarray) else ours == golden
+        )
         detail = "exact" if same else f"exact; expected {str(golden)[:60]}, found {str(ours)[:60]}"
-        self.lines.append(Line(group, 0.0 if same else math.inf, 0.0 if same else math.inf, detail, same))
+        self.lines.append(
+            Line(group, 0.0 if same else math.inf, 0.0 if same else math.inf, detail, same)
+        )
 
     def fail(self, group: str, why: str) -> None:
         """Record something that was not or could not be checked."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -59,22 +60,14 @@ class C3D(nn.Layer):
         init_seed: int | None = None,
     ):
         super().__init__()
-        if len(widths) != len(CONVS) or not 1 <= len(fc_dims) <= len(DENSE):
-            raise ValueError(
-                f"c3d: expected {len(CONVS)} widths and 1 to {len(DENSE)} fc_dims, "
-                f"found {list(widths)} and {list(fc_dims)}"
-            )
-        if pool5 not in ("ceil", "padded") or mode not in ("uniform16", "mean16"):
-            raise ValueError(f"c3d: unknown pool5 {pool5!r} or mode {mode!r}")
-        if side < CLIP:
-            raise ValueError(f"c3d: expected a side of at least {CLIP} pixels, found {side}")
+        _check(widths, fc_dims, pool5, mode, side)
         self.pool5, self.mode, self.side, self.dim = pool5, mode, side, int(fc_dims[0])
         for name, before, width in zip(CONVS, (3, *widths), widths, strict=False):
             self.add_sublayer(name, nn.Conv3D(before, width, 3, padding=1))
-        rows = (-(-side // CLIP) + 1) // 2 if pool5 == "ceil" else -(-side // CLIP) // 2 + 1
-        for name, before, size in zip(
-            DENSE, (widths[-1] * rows**2, *fc_dims), fc_dims, strict=False
-        ):
+        last = -(-side // CLIP)  # rows of conv5b
+        rows = (last + 1) // 2 if pool5 == "ceil" else last // 2 + 1
+        sizes = (widths[-1] * rows**2, *fc_dims)
+        for name, before, size in zip(DENSE, sizes, fc_dims, strict=False):
             self.add_sublayer(name, nn.Linear(before, size))
         array = _mean(mean, side)
         self.register_buffer("mean", paddle.to_tensor(array), persistable=False)
@@ -201,9 +194,8 @@ class C3D(nn.Layer):
 
         Caffe: `fc6-1.weight`, with leading dimensions of 1; mmaction2: `conv1a.conv.weight`, with
         or without `backbone.`, and `cls_head.fc_cls.weight`; c3d-pytorch: `conv1.weight`. All of
-        them store dense weights [out, in], ours are [in, out]; which it is shows in fc6, whose
-        input is 16 conv5b widths.
-        Unknown names pass unchanged.
+        them store dense weights [out, in], ours are [in, out]; which it is shows in the biases, and
+        where all weights are square they count as published. Unknown names pass unchanged.
 
         Args:
             head: keep fc7 and fc8, which the feature does not need.
@@ -215,16 +207,30 @@ class C3D(nn.Layer):
                 value = np.reshape(value, -1)
             elif own.startswith("fc"):
                 value = np.reshape(value, np.shape(value)[-2:])
-            if head or not own.startswith(DENSE[1:]):
-                result[own] = value
+            result[own] = value
         if _is_out_in(result):
-            for name in result:
-                if name.startswith(DENSE) and name.endswith(".weight"):
-                    result[name] = np.ascontiguousarray(result[name].T)
-        return result
+            for name in DENSE:
+                if f"{name}.weight" in result:
+                    result[f"{name}.weight"] = np.ascontiguousarray(result[f"{name}.weight"].T)
+        return {n: v for n, v in result.items() if head or not n.startswith(DENSE[1:])}
 
 
 Extractor = C3D
+
+
+def _check(widths: list[int], fc_dims: list[int], pool5: str, mode: str, side: int) -> None:
+    if len(widths) != len(CONVS) or not 1 <= len(fc_dims) <= len(DENSE):
+        raise ValueError(
+            f"c3d: expected {len(CONVS)} widths and 1 to {len(DENSE)} fc_dims, "
+            f"found {list(widths)} and {list(fc_dims)}"
+        )
+    if min(*widths, *fc_dims) < 1 or side < CLIP:
+        raise ValueError(
+            f"c3d: expected sizes of at least 1 and a side of at least {CLIP}, "
+            f"found {list(widths)}, {list(fc_dims)} and {side}"
+        )
+    if pool5 not in ("ceil", "padded") or mode not in ("uniform16", "mean16"):
+        raise ValueError(f"c3d: unknown pool5 {pool5!r} or mode {mode!r}")
 
 
 def _own_name(name: str) -> str:
@@ -240,10 +246,12 @@ def _own_name(name: str) -> str:
 
 def _is_out_in(state: dict[str, np.ndarray]) -> bool:
     """Whether the dense weights are stored [out, in]."""
-    if not {"fc6.weight", "conv5b.weight"} <= state.keys():
-        return False
-    rows, columns = state["fc6.weight"].shape
-    return rows != columns == 16 * state["conv5b.weight"].shape[0]
+    for name in DENSE:
+        if {f"{name}.weight", f"{name}.bias"} <= state.keys():
+            shape = state[f"{name}.weight"].shape
+            if len(set(shape)) == 2:
+                return shape[0] == state[f"{name}.bias"].size
+    return True
 
 
 def _draw(net: nn.Layer, seed: int) -> None:
@@ -269,7 +277,7 @@ def _mean(mean: list[float] | str, side: int) -> np.ndarray:
     if mean.endswith(".npy"):
         try:
             cube = np.load(mean, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise WeightsFileError(f"{mean}: expected a mean cube, found: {error}") from None
     else:
         cube = read_binaryproto(mean)

@@ -70,7 +70,7 @@ def _layers(buffer: memoryview) -> dict[str, list[np.ndarray]]:
 def _blob(buffer: memoryview) -> np.ndarray:
     """One BlobProto as a float32 array of its own shape."""
     fields = list(_fields(buffer))
-    fork = all(wire == _VARINT for number, wire, _ in fields if number == 5)
+    fork = any(number == 5 and wire == _VARINT for number, wire, _ in fields)
     kinds = {6: "<f4"} if fork else {5: "<f4", 8: "<f8"}
     chunks = [np.frombuffer(v, kinds[n]) for n, w, v in fields if n in kinds and w != _VARINT]
     data = np.concatenate(chunks or [np.zeros(0)]).astype(np.float32, copy=False)

@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -270,7 +271,7 @@ def _draw(net: SkipThoughts, seed: int) -> None:
 def _load(path: Path, **options: Any) -> Any:
     try:
         return np.load(path, allow_pickle=False, **options)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsFileError(f"{path}: expected NumPy arrays, found: {error}") from None
 
 

@@ -29,7 +29,8 @@ class Model(CrossModalLocaliser):
 
     # Neither size nor hash was published. The document's name first, the later release's second.
     published_weights = [
-        {"name": name, "urls": [_BASE_URL + name]} for name in ("TALL_final.pdparams", "TALL.pdparams")
+        {"name": name, "urls": [_BASE_URL + name]}
+        for name in ("TALL_final.pdparams", "TALL.pdparams")
     ]
 
     def __init__(
@@ -52,7 +53,7 @@ class Model(CrossModalLocaliser):
         self.regression_weight = regression_weight
 
     def forward(self, batch: dict) -> paddle.Tensor:
-        """batch with ``visual`` (T, V) and ``sentence`` (Q, E) -> (3, Q, T)."""
+        """Batch with ``visual`` (T, V) and ``sentence`` (Q, E) -> (3, Q, T)."""
         return super().forward(batch["visual"], batch["sentence"])
 
     def loss(self, outputs: paddle.Tensor, batch: dict) -> dict[str, paddle.Tensor]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CTRL network (arXiv:1705.02101, section 3), without ever building the pair tensor.
 
-The published network concatenates ``[v*s, v+s, v, s]`` for every (sentence, window) pair and applies
-a 1x1 convolution ``W_m``. Split ``W_m`` along its input into ``[W_mul | W_add | W_vis | W_sen]``:
+The published network concatenates ``[v*s, v+s, v, s]`` for every (sentence, window) pair and
+applies a 1x1 convolution ``W_m``. Split it along its input into ``[W_mul | W_add | W_vis | W_sen]``:
 
     W_m f_ij = W_mul (v_j * s_i) + (W_add + W_vis) v_j + (W_add + W_sen) s_i
 
@@ -102,7 +102,9 @@ def _hidden_at_once(v, s, from_window, from_sentence, w_mul) -> Iterator[paddle.
     of_sentence = paddle.eye(count_s, dtype=s.dtype).repeat_interleave(count_v, axis=0)  # (QT, Q)
     of_window = paddle.eye(count_v, dtype=v.dtype).tile([count_s, 1])  # (QT, T)
     product = (of_sentence @ s) * (of_window @ v)  # (QT, S)
-    both = paddle.concat([of_sentence, of_window], axis=1) @ paddle.concat([from_sentence, from_window])
+    both = paddle.concat([of_sentence, of_window], axis=1) @ paddle.concat(
+        [from_sentence, from_window]
+    )
     yield _linear(product, w_mul) + both
 
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class _Folder(FeatureSource):
             value = np.load(path, allow_pickle=False)
         except OSError as error:
             raise DataError(f"{path}: expected a feature ({error.strerror or error})") from None
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: expected an array of numbers: {error}") from None
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             raise DataError(f"{path}: expected an array of numbers, found another kind of file")
@@ -195,7 +196,7 @@ def _map(store: Path, index: dict[str, Any]) -> np.ndarray:
     path, count = store / FEATURES, len(index["names"])
     try:
         array = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: expected {count} rows of features: {error}") from None
     rows = array.shape[0] if array.ndim == 2 else -1
     if array.dtype != np.float32 or rows < count or array.shape[1] != index["dim"]:
@@ -266,13 +267,14 @@ class FeatureWriter:
         self._progress = open(self.path / PROGRESS, "ab")  # noqa: SIM115
         self._progress.truncate(self._progress.tell() - len(lines[-1]))
         self._features = open(self.path / FEATURES, "ab")  # noqa: SIM115
-        size = HEADER + len(self._names) * self.dim * 4
-        if self._names and self._features.tell() < size:
+        size = HEADER + len(self._names) * self.dim * 4 if self._names else 0
+        if self._features.tell() < size:
             raise DataError(
                 f"{self.path / FEATURES}: expected at least {size} bytes, found "
                 f"{self._features.tell()}; remove the folder and extract again"
             )
-        self._features.truncate(size if self._names else 0)
+        if self._features.tell() > size:
+            self._features.truncate(size)
         if not self._names:
             self._features.write(b"\0" * HEADER)
 

@@ -86,9 +86,10 @@ class Layout:
         raise DataError(text)
 
     @property
-    def sentence_identity(self) -> dict | None:
-        """What made the sentence vectors."""
-        return read_stamp(find(self.paths[1])).get("identity") if self.paths[1] else None
+    def identities(self) -> dict[str, dict | None]:
+        """What made features and sentence vectors, as stamps beside their files tell."""
+        roles = zip(("visual", "text"), self.paths, strict=True)
+        return {role: read_stamp(find(p)).get("identity") if p else None for role, p in roles}
 
     @cached_property
     def wanted(self) -> list[Wanted] | None:

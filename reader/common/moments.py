@@ -88,12 +88,12 @@ def write_sentences(
 
 
 def stamp_path(path: str | os.PathLike) -> Path:
-    """Where the stamp of a sentence file stands."""
-    return Path(f"{path}.identity.json")
+    """Where the stamp of a sentence file, or of a folder of windows, stands."""
+    return Path(f"{Path(path)}.identity.json")
 
 
 def read_stamp(path: str | os.PathLike) -> dict[str, Any]:
-    """The stamp of a sentence file; empty when it has none."""
+    """The stamp of a file or folder; empty when it has none."""
     return _read_json(stamp_path(path)) if stamp_path(path).exists() else {}
 
 

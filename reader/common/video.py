@@ -68,7 +68,7 @@ class Video:
             found = 0
             while capture.grab():
                 found += 1
-        if packets.count < packets.stated - self._slack and not self.accept_truncated:
+        if self._ends_early() and not self.accept_truncated:
             raise self._cut_short(packets.stated, found)
         return found
 
@@ -148,16 +148,20 @@ class Video:
                 times.append(capture.time())
         return _Packets(len(times), stated, np.sort(np.array(times)))
 
-    @property
-    def _slack(self) -> int:
-        """By how many frames a whole file may miss its stated number.
+    def _ends_early(self) -> bool:
+        """Whether packets are missing at the end.
 
-        MP4 and AVI count their frames, others state a duration, of which OpenCV makes a number.
+        MP4 and AVI count their frames. Others state a duration, from which OpenCV makes a number
+        of frames, and which sound may stretch: there the last picture must be much too early.
         """
+        packets = self._packets
         with open(self.path, "rb") as file:
             head = file.read(12)
-        counted = head[4:8] == b"ftyp" or (head[:4], head[8:]) == (b"RIFF", b"AVI ")
-        return 0 if counted else max(2, self._packets.stated // 50)
+        if head[4:8] == b"ftyp" or (head[:4], head[8:]) == (b"RIFF", b"AVI "):
+            return packets.count < packets.stated
+        duration = packets.stated / (self.fps or np.inf)
+        last = packets.times[-1] / 1000 if packets.count else 0.0
+        return last < duration - max(1.0, 0.03 * duration)
 
     def _cut_short(self, expected: int, found: int) -> DataError:
         return DataError(

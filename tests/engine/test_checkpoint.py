@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import checkpoint, errors
+from engine import checkpoint, errors, optim
 from engine.checkpoint import Progress
+from tests import toy
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +47,8 @@ os.replace, os.fsync = dying(os.replace), dying(os.fsync)
 checkpoint.save_state = dying_write(checkpoint.save_state)
 folder = Path(sys.argv[1])
 value = np.full([50], 2.0, np.float32)
-checkpoint.save(folder / "m_last", {{"w": value}}, {{"w_moment1_0": value * 10}}, checkpoint.Progress(step=2))
+progress, moments = checkpoint.Progress(step=2), {{"w_moment1_0": value * 10}}
+checkpoint.save(folder / "m_last", {{"w": value}}, moments, progress)
 checkpoint.replace_text(folder / "m_latest", "m_last\\n")
 """
 
@@ -89,7 +91,7 @@ def test_files_of_different_checkpoints_are_not_mixed(tmp_path):
     stale = (tmp_path / "m_last.pdopt").read_bytes()
     _save(tmp_path, 2)
     (tmp_path / "m_last.pdopt").write_bytes(stale)
-    with pytest.raises(errors.WeightsError, match="m_last.pdopt"):
+    with pytest.raises(errors.WeightsError, match=r"m_last\.pdopt"):
         checkpoint.load(tmp_path / "m_last")
 
 
@@ -106,3 +108,33 @@ def test_save_removes_nothing_else(tmp_path):
     (tmp_path / "keep.me").write_text("x")
     _save(tmp_path, 1)
     assert (tmp_path / "keep.me").exists() and os.listdir(tmp_path)
+
+
+_GOLDEN = ROOT / "tests" / "golden" / "tall" / "ckpt_a"
+
+
+@pytest.mark.parametrize(
+    ("given", "entries"),
+    [
+        ("TALL", 16),  # prefix with .pdopt: two moments and two beta powers of four parameters
+        ("TALL.pdparams", 16),
+        ("TALL_final.pdckpt", 16),
+        ("TALL_final.pdparams", 0),  # the published form holds parameters only
+        ("per_var", 0),
+    ],
+)
+def test_resume_from_files_of_older_releases(given, entries, monkeypatch):
+    from models import get_model
+
+    model = get_model("tall")(24, 10, 16, 12)
+    optimizer = optim.build(model, toy.recipe("unused", adam_eps_mode="fluid"))
+    used = []
+    restore = checkpoint.restore_optimiser
+    monkeypatch.setattr(
+        checkpoint, "restore_optimiser", lambda *a: used.append(restore(*a)) or used[0]
+    )
+    progress = checkpoint.resume(str(_GOLDEN / given), "TALL", model, optimizer)
+    assert progress == Progress() and used == [entries]
+    golden = np.load(_GOLDEN.parent / "e2e_train_a.npz")
+    for name, value in checkpoint.parameters_of(model).items():
+        np.testing.assert_array_equal(value, golden[f"after/{name}"])

@@ -24,11 +24,17 @@ def test_defaults_come_from_the_schema_and_carry_their_types(tmp_path):
     for section, keys in config.schema().items():
         for key, spec in keys.items():
             assert spec["help"] and key in cfg[section]
-            assert config.coerce(spec["default"], config._TYPES[spec["type"]], key) == spec["default"]
+            assert (
+                config.coerce(spec["default"], config._TYPES[spec["type"]], key) == spec["default"]
+            )
 
 
 def test_precedence_flag_over_override_over_file_over_base(tmp_path):
-    write(tmp_path, "MODEL: {name: TALL}\nTRAIN: {epoch: 1, batch_size: 1, seed: 1, keep: 1}\n", "b.yaml")
+    write(
+        tmp_path,
+        "MODEL: {name: TALL}\nTRAIN: {epoch: 1, batch_size: 1, seed: 1, keep: 1}\n",
+        "b.yaml",
+    )
     path = write(tmp_path, "_BASE_: b.yaml\nTRAIN: {epoch: 2, batch_size: 2, seed: 2}\n")
     args = cli.parse("train", ["-c", str(path), "-o", "TRAIN.epoch=3", "-o", "TRAIN.seed=3",
                                "--epoch", "4"])  # fmt: skip
@@ -37,8 +43,11 @@ def test_precedence_flag_over_override_over_file_over_base(tmp_path):
 
 
 def test_flags_reach_their_sections_only(tmp_path):
-    text = "MODEL: {name: TALL}\nTRAIN: {batch_size: 2}\nVALID: {batch_size: 2}\nTEST: {batch_size: 2}\n"
-    args = cli.parse("train", ["-c", str(write(tmp_path, text)), "--batch_size", "9", "--epoch", "0"])
+    sections = "".join(f"{s}: {{batch_size: 2}}\n" for s in ("TRAIN", "VALID", "TEST"))
+    text = "MODEL: {name: TALL}\n" + sections
+    args = cli.parse(
+        "train", ["-c", str(write(tmp_path, text)), "--batch_size", "9", "--epoch", "0"]
+    )
     cfg = cli.start("train", args)
     assert [cfg[s]["batch_size"] for s in ("TRAIN", "VALID", "TEST")] == [9, 9, 2]
     assert cfg["TRAIN"]["epoch"] == 10  # --epoch 0: as the file says
@@ -47,7 +56,10 @@ def test_flags_reach_their_sections_only(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("TRAIN:\n  batch_sise: 4\n", r"m.yaml:3: TRAIN.batch_sise: unknown key; did you mean batch_size"),
+        (
+            "TRAIN:\n  batch_sise: 4\n",
+            r"m.yaml:3: TRAIN.batch_sise: unknown key; did you mean batch_size",
+        ),
         ("MODLE: {a: 1}\n", r"m.yaml:2: unknown section MODLE; did you mean MODEL"),
         ("TRAIN: {epoch: many}\n", r"m.yaml:2: TRAIN.epoch: expected int .*'many'"),
         ("TRAIN: {epoch: 1.5}\n", r"TRAIN.epoch: expected int .*1.5 \(float\)"),
@@ -85,13 +97,15 @@ def test_inheritance_cycle_and_missing_base(tmp_path):
 
 @pytest.mark.parametrize("item", ["TRAIN.epoch", "epoch=3", "TRAIN..a=3", "=3"])
 def test_malformed_override(tmp_path, item):
-    with pytest.raises(ConfigError, match="-o: expected SECTION.key=value"):
+    with pytest.raises(ConfigError, match=r"-o: expected SECTION\.key=value"):
         config.load(write(tmp_path, "MODEL: {name: TALL}\n"), [item])
 
 
 def test_override_values_are_typed(tmp_path):
     path = write(tmp_path, "MODEL: {name: TALL}\n")
-    cfg = config.load(path, ["TRAIN.learning_rate=1e-2", "TRAIN.milestones=[0.5, 1e-1]", "INFER.filelist="])
+    cfg = config.load(
+        path, ["TRAIN.learning_rate=1e-2", "TRAIN.milestones=[0.5, 1e-1]", "INFER.filelist="]
+    )
     assert cfg["TRAIN"]["learning_rate"] == 0.01
     assert cfg["TRAIN"]["milestones"] == [0.5, 0.1]
     assert cfg["INFER"]["filelist"] is None
@@ -105,8 +119,14 @@ def test_model_name_flag_must_agree_with_the_file(tmp_path):
 
 
 def test_files_of_the_1_8_generation_train_with_its_adam(tmp_path):
-    old = write(tmp_path, "MODEL: {name: TALL}\nTRAIN: {epoch: 1, feats_dimen: 8}\nTEST: {feats_dimen: 9}\n")
-    new = write(tmp_path, "MODEL: {name: TALL}\nDATASET: {feats_dimen: 7}\nTEST: {feats_dimen: 9}\n", "n.yaml")
+    old = write(
+        tmp_path, "MODEL: {name: TALL}\nTRAIN: {epoch: 1, feats_dimen: 8}\nTEST: {feats_dimen: 9}\n"
+    )
+    new = write(
+        tmp_path,
+        "MODEL: {name: TALL}\nDATASET: {feats_dimen: 7}\nTEST: {feats_dimen: 9}\n",
+        "n.yaml",
+    )
     assert config.load(old)["TRAIN"]["adam_eps_mode"] == "fluid"
     cfg = config.load(new)
     assert cfg["TRAIN"]["adam_eps_mode"] == "standard"
@@ -122,7 +142,9 @@ def test_dump_loads_again(tmp_path):
 
 
 def test_bind_types_follow_the_signature():
-    def target(rate: float, names: list[str], kind: Literal["a", "b"] = "a", size: int | None = None): ...
+    def target(
+        rate: float, names: list[str], kind: Literal["a", "b"] = "a", size: int | None = None
+    ): ...
 
     ok = {("S", "rate"): 1, ("S", "names"): ["x"], ("S", "kind"): "b", ("S", "size"): None}
     assert config.bind(target, ok, {}) == {"rate": 1.0, "names": ["x"], "kind": "b", "size": None}
@@ -131,7 +153,9 @@ def test_bind_types_follow_the_signature():
             config.bind(target, {("S", key): value}, {})
 
 
-@pytest.mark.parametrize(("text", "value"), [("True", True), ("1", True), ("no", False), ("None", None), ("OFF", False)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("True", True), ("1", True), ("no", False), ("None", None), ("OFF", False)]
+)
 def test_boolean_flags(text, value):
     assert cli.boolean(text) is value
 

@@ -28,7 +28,9 @@ def _run(folder: Path, processes: int) -> tuple[dict, dict]:
     )
     logs = "".join(p.read_text() for p in folder.glob("log/workerlog*"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:] + logs[-4000:]
-    return dict(np.load(folder / "parameters.npz")), json.loads((folder / "result.json").read_text())
+    return dict(np.load(folder / "parameters.npz")), json.loads(
+        (folder / "result.json").read_text()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_resume_repeats_the_uninterrupted_run_bit_for_bit(tmp_path, workers, acc
 
 
 def test_accumulation_gives_the_gradient_of_the_mean_over_its_samples(tmp_path):
-    """22 samples: 6 batches of 4 in windows of 3 end with a batch of 2; one step of 22 is the same."""
+    """22 samples: 6 batches of 4, the last of 2, make the same step as one batch of 22."""
     whole = trainer(tmp_path, batch_size=22, optimizer="sgd", epoch=1)
     parts = trainer(tmp_path, batch_size=4, accumulate=6, optimizer="sgd", epoch=1)
     for run in (whole, parts):

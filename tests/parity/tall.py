@@ -22,8 +22,8 @@ from engine import build, checkpoint, config, evaluate, formats, optim
 from engine.loop import Trainer
 from metrics.common.grounding import nms, recall_hits
 from metrics.tall import Metric
-from reader.common.windows import parse_name, window_grid, window_name
 from reader.common.window_index import WindowIndex
+from reader.common.windows import parse_name, window_grid, window_name
 from reader.tall import Reader
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ def _model(parameters: dict[str, np.ndarray], **options: Any) -> Any:
 
     cls = get_model("tall")
     parameters = cls.convert(parameters)
-    (visual, semantic), sentence = parameters["v2s_lt_weights"].shape, parameters["s2s_lt_weights"].shape
+    (visual, semantic), sentence = (
+        parameters["v2s_lt_weights"].shape,
+        parameters["s2s_lt_weights"].shape,
+    )
     model = cls(
         visual_feature_dim=visual,
         sentence_embedding_size=sentence[0],
@@ -154,7 +157,9 @@ def check_net_tf(case: Case) -> None:
     z = case.npz
     model, batch = _model(z.under("param/")), _batch(z.under("in/"))
     out = model(batch)
-    case.close("out/sim_reg_mat_bbc", out.transpose([1, 2, 0]), z["out/sim_reg_mat_bbc"], 1e-6, 1e-6)
+    case.close(
+        "out/sim_reg_mat_bbc", out.transpose([1, 2, 0]), z["out/sim_reg_mat_bbc"], 1e-6, 1e-6
+    )
     terms = model.loss(out, batch)
     for ours, golden in (("loss", "total"), ("loss_align", "align"), ("loss_reg", "reg")):
         case.close(f"loss/{golden}", terms[ours], z[f"loss/{golden}"], 1e-6)
@@ -224,8 +229,8 @@ def _check_weight_files(case: Case, initial: dict, after: dict) -> None:
 def _check_optimiser(case: Case, name: str, state: dict, parameters: dict) -> None:
     """Adam's accumulators of release 1.8 fit our parameters and enter our optimiser."""
     model = _model(parameters)
-    recipe = _recipe({"learning_rate": 1e-3, "clip_norm": None,
-                      "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}}, "fluid")  # fmt: skip
+    adam = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    recipe = _recipe({"learning_rate": 1e-3, "clip_norm": None, "adam": adam}, "fluid")
     optimizer = optim.build(model, recipe)
     used = checkpoint.restore_optimiser(model, optimizer, state)
     case.equal(f"{name}: entries used", used, len(state) - 1)  # all but learning_rate_0
@@ -259,6 +264,7 @@ def check_reader(case: Case) -> None:
                    golden["valid_num_batches"])  # fmt: skip
         _check_test_data(case, build.reader(cfg, "test"), golden, z)
         infer = build.reader(cfg, "infer")
+        infer.max_windows = 10**9
         items = [infer[i] for i in range(len(infer))]
         names = [n for i in items for n in _window_names(i)]
         case.equal("infer_clips", names, golden["infer_clips"])
@@ -287,18 +293,21 @@ def _check_training_data(case: Case, reader: Reader, golden: Any, z: Any) -> Non
     case.equal("clip_sentence_pairs", reader.queries.names, golden["clip_sentence_pairs"])
     case.equal("sent_vecs", reader.queries.vectors, z["sent_vecs"])
     case.equal("train_windows", len(names), golden["train_windows"])
-    context = reader.windows.context(np.arange(len(names)), 1, reader.context_size, False)
-    found = [
-        [f"{names[r]}.npy", bool(left != r), bool(right != r)]
-        for r, (left, _, right) in enumerate(context)
-        if left != r or right != r
-    ]
+    count = reader.context_num
+    context = reader.windows.context(np.arange(len(names)), count, reader.context_size, False)
+    real = context != np.arange(len(names))[:, None]  # (n, 2 * count + 1)
+    left, right = real[:, :count].any(1).tolist(), real[:, count + 1 :].any(1).tolist()
+    found = [[f"{name}.npy", a, b] for name, a, b in zip(names, left, right, strict=True) if a or b]
     case.equal("windows_with_context", found, golden["windows_with_context"])
     size = golden["batch_size"]
-    for epoch in range(sum(k.startswith("order_epoch") for k in golden)):
+    for epoch in sorted(int(k.removeprefix("order_epoch")) for k in golden if "order_epoch" in k):
         order = reader.order(epoch)
-        case.equal(f"order_epoch{epoch}", [triples[i][:3] for i in order], golden[f"order_epoch{epoch}"])
-        case.equal(f"num_batches_epoch{epoch}", len(order) // size, golden[f"num_batches_epoch{epoch}"])
+        case.equal(
+            f"order_epoch{epoch}", [triples[i][:3] for i in order], golden[f"order_epoch{epoch}"]
+        )
+        case.equal(
+            f"num_batches_epoch{epoch}", len(order) // size, golden[f"num_batches_epoch{epoch}"]
+        )
         for k in range(len(order) // size):
             if f"train/ep{epoch}/batch{k}/visual" not in z:
                 continue
@@ -309,6 +318,7 @@ def _check_training_data(case: Case, reader: Reader, golden: Any, z: Any) -> Non
 
 
 def _check_test_data(case: Case, reader: Reader, golden: Any, z: Any) -> None:
+    reader.max_windows = 10**9  # one item per video
     items = {item["id"]: item for item in (reader[i] for i in range(len(reader)))}
     case.equal("test_pairs", reader.queries.names, golden["test_pairs"])
     case.equal("test_movies_sorted", sorted(items), golden["test_movies_sorted"])
@@ -320,7 +330,9 @@ def _check_test_data(case: Case, reader: Reader, golden: Any, z: Any) -> None:
         for k in range(len(i["query_ids"]))
         for t in range(len(i["windows"]))
     ]
-    case.equal("test_first_items", flat[: len(golden["test_first_items"])], golden["test_first_items"])
+    case.equal(
+        "test_first_items", flat[: len(golden["test_first_items"])], golden["test_first_items"]
+    )
     for video, per_movie in golden["test_per_movie"].items():
         item = items[video]
         ours = {
@@ -361,7 +373,9 @@ def check_e2e(case: Case) -> None:
             metric = _score(model, reader, messages, split)
             written = metric.write(".", "tall", split)
             golden = case.file(f"_{written.name}")
-            _check_result(case, json.loads(written.read_text()), json.loads(golden.read_text()), split)
+            _check_result(
+                case, json.loads(written.read_text()), json.loads(golden.read_text()), split
+            )
             case.equal(f"{split}: layout", *map(_layout, (written, golden)))
             _check_log(case, mode, messages)
 
@@ -381,7 +395,9 @@ def _layout(path: Path) -> str:
 def _check_result(case: Case, ours: dict, golden: dict, split: str) -> None:
     flat = [_numbers(json.dumps(side["results"])) for side in (ours, golden)]
     case.close(f"{split} results", *flat, 1e-4 if split == "infer" else 0.0)
-    case.equal(f"{split} keys", *[{k: v for k, v in d.items() if k != "results"} for d in (ours, golden)])
+    case.equal(
+        f"{split} keys", *[{k: v for k, v in d.items() if k != "results"} for d in (ours, golden)]
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -411,12 +427,24 @@ def _check_log(case: Case, mode: str, ours: list[str]) -> None:
     """Lines of the original's log that people's scripts read, with the same numbers in ours."""
     text = case.file(f"_{mode}.log.txt").read_text(encoding="utf-8")
     golden = [m for m in re.findall(r"(?m)^\[\w+: \S+: +\d+\]: (.*)$", text) if _LOGGED.match(m)]
-    for pattern, tolerance in ((r"\w+:\d+ ", 0), (r".*(IoU=|best_R)", 0), (r"movie_name", 1e-4), (r".*Loss", 1.1e-4)):
-        lines = [[m for m in side if re.match(pattern, m) and _LOGGED.match(m)] for side in (golden, ours)]
+    for pattern, tolerance in (
+        (r"\w+:\d+ ", 0),
+        (r".*(IoU=|best_R)", 0),
+        (r"movie_name", 1e-4),
+        (r".*Loss", 1.1e-4),
+    ):
+        lines = [
+            [m for m in side if re.match(pattern, m) and _LOGGED.match(m)]
+            for side in (golden, ours)
+        ]
         if not lines[0]:
             continue
         if tolerance == 0:
-            case.equal(f"{mode} log: {pattern}", [m.strip() for m in lines[1]], [m.strip() for m in lines[0]])
+            case.equal(
+                f"{mode} log: {pattern}",
+                [m.strip() for m in lines[1]],
+                [m.strip() for m in lines[0]],
+            )
             continue
         values = [[_logged_numbers(m) for m in side] for side in lines]
         case.close(f"{mode} log: {pattern}", values[1], values[0], tolerance)
@@ -436,7 +464,11 @@ def check_metrics(case: Case) -> None:
             for mode, metric in metrics.items():
                 path = metric.write(folder, "tall", mode)
                 case.equal(f"{name}/{mode}_file", path.name, golden[f"{mode}_file"])
-                case.equal(f"{name}/{mode}_json", json.loads(path.read_text()), golden.plain(f"{mode}_json"))
+                case.equal(
+                    f"{name}/{mode}_json",
+                    json.loads(path.read_text()),
+                    golden.plain(f"{mode}_json"),
+                )
 
 
 def _metric_case(case: Case, name: str, golden: Any, z: Any) -> Metric:
@@ -458,7 +490,9 @@ def _metric_case(case: Case, name: str, golden: Any, z: Any) -> Metric:
     return metric
 
 
-def _check_picks(case: Case, video: str, scores: Any, moments: Any, truth: Any, golden: Any) -> None:
+def _check_picks(
+    case: Case, video: str, scores: Any, moments: Any, truth: Any, golden: Any
+) -> None:
     for key in golden["nms_picks"]:
         movie, iou = key.rsplit("|", 1)
         if movie != video:
@@ -470,25 +504,23 @@ def _check_picks(case: Case, video: str, scores: Any, moments: Any, truth: Any, 
         topn = [int(k.rsplit("|", 1)[1]) for k in counts]
         hits = recall_hits(moments, ours, truth, float(iou), topn).sum(1)
         for count_key, count in zip(counts, hits.tolist(), strict=True):
-            case.equal(f"recall_counts/{count_key}", float(count), golden["recall_counts"][count_key])
+            case.equal(
+                f"recall_counts/{count_key}", float(count), golden["recall_counts"][count_key]
+            )
 
 
 def check_context_window(case: Case) -> None:
     """Mean features of the neighbours on either side."""
     z = case.npz
     features = z.under("feat/")
-    index = WindowIndex(list(features))
-    table = np.stack(list(features.values()))
-    for key in z:
-        match = re.fullmatch(r"ctx(\d+)_(\d+)/(.*)\.npy/(left|right)", key) or re.fullmatch(
-            r"ctx(\d+)_(\d+)/(.*)/(left|right)", key
-        )
-        if not match:
-            continue
+    index, table = WindowIndex(list(features)), np.stack(list(features.values()))
+    for key in (k for k in z if k.startswith("ctx")):
+        match = re.fullmatch(r"ctx(\d+)_(\d+)/(.*?)(?:\.npy)?/(left|right)", key)
         count, size, row = int(match[1]), int(match[2]), index.names.index(match[3])
-        rows = index.context(np.array([row]), count, size, False)[0]
-        side = rows[:count] if match[4] == "left" else rows[count + 1 :]
-        case.close(key, table[side].mean(0), z[key], 1e-6, 1e-6)
+        reader = Reader("test", feats_dimen=table.shape[1], context_num=count, context_size=size)
+        rows = index.context(np.array([row]), count, size, False)
+        left, _, right = np.split(reader.with_context(table.__getitem__, rows)[0], 3)
+        case.equal(key, {"left": left, "right": right}[match[4]], z[key])
 
 
 def check_sliding_windows(case: Case) -> None:
@@ -552,7 +584,9 @@ def check_c3d(case: Case) -> None:
         net = cls(widths=convs, fc_dims=dense, pool5=pool5, mean=mean, side=clips.shape[2])
         net.set_state_dict(cls.convert(parameters, head=True))
         ours = net.activations(clips)
-        for key in (k for k in z if k.startswith("out/") and k.endswith("_variant") == bool(suffix)):
+        for key in (
+            k for k in z if k.startswith("out/") and k.endswith("_variant") == bool(suffix)
+        ):
             name = key[4:].removesuffix("_padded_variant").removesuffix("_pool5")
             case.close(key, ours[name], z[key], 5e-4, 1e-5)
         if not suffix:

@@ -91,7 +91,9 @@ def _stock_seconds(batch_size: int) -> float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def evaluation(cfg: Any, windows: int = 634, sentences: int = 32, pairs: int = 40) -> dict[str, float]:
+def evaluation(
+    cfg: Any, windows: int = 634, sentences: int = 32, pairs: int = 40
+) -> dict[str, float]:
     """All windows of a video of mean length against its sentences, and one pair per step."""
     import paddle
 
@@ -190,7 +192,11 @@ def main() -> None:
     from tools.benchmark import best
 
     model, recipe = get_model("tall")(), SimpleNamespace(clip_norm=5.0)
-    batch = {k: paddle.to_tensor(v) for k, v in model.example_batch(int(sys.argv[1])).items() if k != "id"}
+    batch = {
+        k: paddle.to_tensor(v)
+        for k, v in model.example_batch(int(sys.argv[1])).items()
+        if k != "id"
+    }
     optimizer = paddle.optimizer.Adam(1e-3, parameters=model.parameters())
     forward = lambda b: published_forward(model, b)  # noqa: E731
     print(json.dumps(best(lambda: _step(model, optimizer, batch, recipe, forward), 3)))

@@ -101,10 +101,9 @@ def _act(event: dict[str, Any], place: dict[str, Point], k: int, length: int) ->
     if verb == "meet":
         return _meet(subject, other, way, place[other], t)
     if verb == "swap":
-        return {
-            subject: _travel(here, place[other], t / 0.9, bend=20),
-            other: _travel(place[other], here, t / 0.9, bend=20),
-        }
+        ways = {subject: (here, place[other]), other: (place[other], here)}
+        poses = {who: _travel(*ends, t / 0.9, bend=20) for who, ends in ways.items()}
+        return {who: replace(pose, effect="swap") for who, pose in poses.items()}
     if verb == "chase":
         return _chase(subject, other, here, place[other], t, max(1, round(length / 80)))
     return {subject: _perform(verb, here, t, event["count"] or 1)}
@@ -145,15 +144,15 @@ def _hide(way: list[Point], t: float) -> Pose:
 
 def _meet(subject: str, other: str, way: list[Point], there: Point, t: float) -> dict[str, Pose]:
     """Go to the other one, then both lean together under a heart."""
-    first = _travel(way[0], way[-1], t / 0.5)
+    first = _travel(way[0], way[-1], t / 0.4)
     second = _look(Pose(*there), (first.x, first.y))
-    if t < 0.5:
+    if t < 0.4:
         return {subject: first, other: second}
     toward = _unit(there[0] - first.x, there[1] - first.y)
-    lean = 3 * math.sin((t - 0.5) * 2 * math.pi * 2) ** 2
+    lean = 3 * math.sin((t - 0.4) * 4 * math.pi) ** 2
     return {
         subject: replace(first, x=first.x + toward[0] * lean, gaze=toward, effect="heart",
-                         heading=toward, phase=(t - 0.5) * 2),
+                         heading=toward, phase=(t - 0.4) / 0.6),
         other: replace(second, x=there[0] - toward[0] * lean, gaze=(-toward[0], -toward[1])),
     }  # fmt: skip
 

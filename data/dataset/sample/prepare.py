@@ -44,8 +44,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                         help=f"of {','.join(LAYOUTS)}; tall runs the real preparation and feature "
                         "extraction on the tacos layout (default tacos,tall)")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=cores, help="processes (default: all cores)")
-    parser.add_argument("--preview", nargs="?", const="", metavar="VIDEO",
-                        help="also write the contact sheet preview/VIDEO.png (default: the first)")
+    parser.add_argument(
+        "--preview",
+        nargs="?",
+        const="",
+        metavar="VIDEO",
+        help="also write the contact sheet preview/VIDEO.png (default: the first)",
+    )
     args = parser.parse_args(argv)
     args.layouts = [name for name in args.layouts.split(",") if name]
     for name in args.layouts:
@@ -61,11 +66,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing: the world, then every layout asked for."""
     args = parse(argv)
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     try:
         (args.out / "videos").mkdir(parents=True, exist_ok=True)
-        with FileLock(args.out / LOCK):
+        lock = FileLock(args.out / LOCK)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            print(f"sample world: waiting for another run that works in {args.out}", flush=True)
+            lock.acquire()
+        with lock:
             for part in [*args.out.glob(".part-*"), *args.out.glob("*/.part-*")]:
                 part.unlink()  # of runs that were killed
             scenes = make_world(args.out, args.seed, args.videos, args.jobs)
@@ -109,13 +120,16 @@ def make_world(out: Path, seed: int, videos: int, jobs: int) -> list[dict[str, A
 
 
 def _clear(out: Path, earlier: str) -> None:
-    """Remove the videos of an earlier world; refuse to touch videos that no stamp speaks of."""
-    for video in sorted((out / "videos").glob("*.mp4")):
-        if not earlier:
-            raise DataError(f"{out}: expected an empty folder or an earlier sample world, "
-                            f"found {video} and no {STAMP} of ours; choose another --out")
-        if re.fullmatch(r"s\d+-d\d+\.mp4", video.name):
-            video.unlink()
+    """Remove an earlier world's videos and subtitles; touch nothing when no stamp tells of one."""
+    videos = sorted((out / "videos").glob("*.mp4"))
+    if videos and not earlier:
+        raise DataError(
+            f"{out}: expected an empty folder or an earlier sample world, found {videos[0]} and no "
+            f"readable {STAMP}; choose another --out or remove the folder"
+        )
+    for file in [*videos, *(out / "subtitles").glob("*.srt")]:
+        if re.fullmatch(r"s\d+-d\d+", file.stem):
+            file.unlink()
 
 
 def plan(seed: int, videos: int) -> list[dict[str, Any]]:

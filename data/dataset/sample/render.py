@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 from motion import Pose, outline, place, static_box, tracks
-from scene import FPS, HEIGHT, PROPS, RADIUS, WIDTH
+from scene import FPS, HEIGHT, RADIUS, WIDTH
 
 SCALE = 2  # drawn twice as large, then averaged down: smooth edges
 SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
@@ -27,7 +28,7 @@ STRIP: dict[str, Colour] = {
     "meadow": (190, 220, 172), "beach": (236, 218, 168), "town": (196, 198, 210),
     "desert": (240, 198, 160), "snow": (206, 226, 242),
 }  # fmt: skip
-GLOW = 2.0  # size of the limelight, in sizes of the one who stands in it
+GLOW = 2.2  # size of the limelight, in sizes of the one who stands in it
 WHITE, INK, PINK = (255, 255, 255), (70, 70, 78), (240, 110, 150)
 
 
@@ -154,18 +155,20 @@ def _draw_limelight(canvas: Canvas, shape: str, pose: Pose, colour: Colour, ligh
         points = outline(shape, replace(pose, x=x, y=y, scale=pose.scale * scale, stretch=1.0))
         canvas.polygon(points, mix(colour, GROUND, share * light))
 
-    if pose.effect == "streak":
+    if pose.effect in ("streak", "swap"):
         glow(1.2, 0.2, back=38)
         glow(1.6, 0.32, back=20)
-    glow(GLOW, 0.5, up=-34 * pose.phase if pose.effect == "jump" else 0.0)
-    if pose.effect == "spin":
-        for k in range(4):
-            begin = pose.angle + k * math.pi / 2
-            rim = [begin + i * math.pi / 16 for i in range(5)]
-            reach = GLOW * RADIUS
-            wedge = [(pose.x + reach * math.cos(a), pose.y + reach * math.sin(a)) for a in rim]
-            canvas.polygon([(pose.x, pose.y), *wedge], mix(WHITE, GROUND, light))
-    glow(1.22, 0.0)
+    if pose.effect == "spin":  # a propeller
+        for end in (3.3, -3.3):
+            blade = [place(pose, u, v) for u, v in ((0, 0.4), (end, 0.75), (end, -0.75), (0, -0.4))]
+            canvas.polygon(blade, mix(colour, GROUND, 0.7 * light))
+    elif pose.effect == "blink":  # a flash
+        spikes = [((3.3, 1.8)[i % 2], math.pi * i / 12) for i in range(24)]
+        burst = [place(pose, r * math.cos(a), r * math.sin(a)) for r, a in spikes]
+        canvas.polygon(burst, mix(colour, GROUND, 0.7 * light))
+    else:
+        glow(GLOW, 0.7, up=-34 * pose.phase if pose.effect == "jump" else 0.0)
+    glow(1.18, 0.0)
 
 
 def _draw_character(
@@ -219,8 +222,8 @@ def _draw_effect(canvas: Canvas, pose: Pose) -> None:
         canvas.polygon([(x - 12.4, y + 3.2), (x + 12.4, y + 3.2), (x, y + 18)], PINK)
 
 
-def frames(scene: dict[str, Any]) -> Any:
-    """Iterator of the frames, (H, W, 3) uint8 BGR each."""
+def frames(scene: dict[str, Any]) -> Iterator[np.ndarray]:
+    """The frames one by one, (H, W, 3) uint8 BGR each."""
     bare = draw_background(scene)
     cast = {e["id"]: e for e in scene["entities"] if e["kind"] == "character"}
     prop = next(e for e in scene["entities"] if e["kind"] == "prop")
@@ -234,18 +237,23 @@ def frames(scene: dict[str, Any]) -> Any:
         voices = {s["speaker"] for s in scene["subtitles"] if s["start"] <= now < s["end"]}
         strength, actors = active[index]
         if strength:
-            star = cast[actors[0]]
+            star, ends = cast[actors[0]], [poses[a][index] for a in actors if a in cast]
+            if all(pose.effect == "swap" for pose in ends):
+                band = mix(INK, GROUND, 0.45 * strength)
+                canvas.line([(pose.x, pose.y) for pose in ends], band, 9)
             _draw_limelight(canvas, star["shape"], poses[actors[0]][index],
                             PAINT[star["colour"]], strength)  # fmt: skip
         for behind in (True, False):
             for entity in (c for c in sorted(cast, key=lambda c: c in actors)
                            if poses[c][index].behind == behind):  # fmt: skip
-                light = 1.0 - strength * (0.85, 0.4, 0.0)[(entity in actors) + (entity in actors[:1])]
+                shade = 0.0 if entity in actors[:1] else 0.4 if entity in actors else 0.85
+                light = 1.0 - shade * strength
                 talking = entity in voices and index % 8 < 5
                 _draw_character(canvas, cast[entity], poses[entity][index], light, talking)
             if behind and hiding:
                 _draw_prop(canvas, prop)
-        yield cv2.resize(canvas.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(canvas.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        yield cv2.GaussianBlur(small, (3, 3), 0.6)  # as soft as a lens: a third smaller files
 
 
 def _active(scene: dict[str, Any]) -> list[tuple[float, tuple[str, ...]]]:

@@ -26,7 +26,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from engine.errors import ConfigError, DataError, guard  # noqa: E402
+from engine.errors import ConfigError, guard  # noqa: E402
+from reader.common.errors import DataError  # noqa: E402
 
 COMMANDS = ("make", "pack", "infer", "counts")
 VIDEO_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".m4v", ".mpg")
@@ -134,6 +135,8 @@ def make(args: argparse.Namespace) -> None:
         return
     del text  # its tables can take gigabytes
     visual = build.build_extractor(**options["visual"])
+    if hasattr(visual, "freeze"):
+        visual.freeze(log.logger.info)
     for folder, videos in plan(args, found, options["visual"]["name"]).items():
         extract(folder, videos, files, info, visual, args.batch)
     tested = args.out / "test_clip-sentvec.pkl"
@@ -185,7 +188,7 @@ def video_lengths(found: Any, files: dict[str, Path], fps: float | None) -> dict
                 say(f"warning: {files[video]} has {opened.num_frames} frames, the annotations say "
                     f"{told}: moments will be off if the video was re-encoded")  # fmt: skip
         elif found.unit == "frames":
-            info[video] = VideoInfo(told, fps)
+            info[video] = VideoInfo(told, fps or found.fps.get(video))
         elif fps is None:
             raise ConfigError("moments in seconds: expected --videos or --fps, found neither")
         else:
@@ -227,14 +230,14 @@ def encode(path: Path, names: Sequence[str], texts: Sequence[str], extractor: An
         return
     keys = {text: hashlib.sha256(text.encode()).hexdigest() for text in texts}
     part = path.with_name(f".{path.name}.{_short(extractor.identity)}")
-    writer = FeatureWriter(part, extractor.dim, extractor.identity)
-    todo = [text for text, key in keys.items() if key not in writer]
-    progress = Progress(path.name, "sentences", len(todo))
-    for i in range(0, len(todo), SENTENCES_PER_STEP):
-        step = todo[i : i + SENTENCES_PER_STEP]
-        writer.append([keys[text] for text in step], extractor.encode(step))
-        progress.add(len(step))
-    writer.finish()
+    with FeatureWriter(part, extractor.dim, extractor.identity) as writer:
+        todo = [text for text, key in keys.items() if key not in writer]
+        progress = Progress(path.name, "sentences", len(todo))
+        for i in range(0, len(todo), SENTENCES_PER_STEP):
+            step = todo[i : i + SENTENCES_PER_STEP]
+            writer.append([keys[text] for text in step], extractor.encode(step))
+            progress.add(len(step))
+        writer.finish()
     source = open_features(part)
     row = {key: i for i, key in enumerate(source.names)}
     vectors = source.rows([row[keys[text]] for text in texts])
@@ -274,30 +277,29 @@ def extract(
     batch: int,
 ) -> None:
     """Write the features of all windows of these videos into one store."""
+    import numpy as np
+
     from reader.common.features import FeatureWriter
     from reader.common.video import Video
     from reader.common.windows import window_features, window_grid, window_name
 
-    writer = FeatureWriter(folder, extractor.dim, extractor.identity)
-    todo = {}
-    for video, lengths in videos.items():
-        grid = window_grid(info[video].num_frames, lengths)
-        named = [(window_name(video, *span), span) for span in grid.tolist()]
-        todo[video] = [(name, span) for name, span in named if name not in writer]
-        if not named:
-            say(f"warning: {video} is shorter than {min(lengths) + 1} frames: no window")
-    progress = Progress(folder.name, "windows", sum(map(len, todo.values())))
-    for video, windows in todo.items():
-        if windows:
-            import numpy as np
-
-            names, spans = zip(*windows, strict=True)
-            stream = window_features(Video(files[video]), np.array(spans), extractor, batch)
-            for rows, values in stream:
+    with FeatureWriter(folder, extractor.dim, extractor.identity) as writer:
+        todo = {}
+        for video, lengths in videos.items():
+            grid = window_grid(info[video].num_frames, lengths)
+            named = [(window_name(video, *span), span) for span in grid.tolist()]
+            todo[video] = [(name, span) for name, span in named if name not in writer]
+            if not named:
+                say(f"warning: {video} is shorter than {min(lengths) + 1} frames: no window")
+        progress = Progress(folder.name, "windows", sum(map(len, todo.values())))
+        for video, windows in todo.items():
+            names = [name for name, _ in windows]
+            spans = np.array([span for _, span in windows], np.int64).reshape(-1, 2)
+            for rows, values in window_features(Video(files[video]), spans, extractor, batch):
                 writer.append(names[rows], values)
                 progress.add(len(values))
-    writer.finish()
-    say(f"{folder}: complete, {len(videos)} videos")
+        writer.finish()
+    say(f"{folder}: complete, {len(writer)} windows of {len(videos)} videos")
 
 
 class Progress:
@@ -330,7 +332,13 @@ def write_infer(sentences: Path, windows: Path, out: Path) -> None:
     import numpy as np
 
     from reader.common.features import open_features
-    from reader.common.moments import read_sentences, read_stamp, write_sentences
+    from reader.common.moments import (
+        read_sentences,
+        read_stamp,
+        stamp_path,
+        write_json,
+        write_sentences,
+    )
     from reader.common.windows import parse_name
 
     entries = read_sentences(sentences)
@@ -347,6 +355,9 @@ def write_infer(sentences: Path, windows: Path, out: Path) -> None:
         np.save(part / f"{source.names[row]}.npy", vector)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+    stamp_path(folder).unlink(missing_ok=True)
+    if source.identity:
+        write_json(stamp_path(folder), {"identity": source.identity})
     write_sentences(out / "infer_clip-sen.pkl", chosen, read_stamp(sentences))
     say(f"{out}: {video}, {len(chosen)} sentences, {len(rows)} windows")
 

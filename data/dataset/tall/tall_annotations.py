@@ -33,6 +33,7 @@ class Annotations:
     unit: str  # "frames" or "seconds"
     splits: dict[str, list[Sentence]] = field(default_factory=dict)
     num_frames: dict[str, int] = field(default_factory=dict)  # where the files tell
+    fps: dict[str, float] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)  # seconds, where the files tell
     repairs: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> what -> how often
 
@@ -122,6 +123,8 @@ def _add_tacos(found: Annotations, split: str, where: str, video: str, entry: An
     if not isinstance(frames, int) or frames < 1:
         raise DataError(f"{where}: num_frames: expected a number from 1, found {frames!r}")
     found.num_frames[video] = frames + TACOS_CUT
+    if isinstance(entry.get("fps"), int | float) and entry["fps"] > 0:
+        found.fps[video] = float(entry["fps"])
     for i, (moment, text) in enumerate(zip(moments, texts, strict=True)):
         numbers = isinstance(moment, list) and len(moment) == 2
         if not numbers or not all(isinstance(t, int | float) for t in moment):
