@@ -8,6 +8,7 @@ set, its stride kernels make strided copies slow, and the bundled MKL takes a sl
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import sys
@@ -55,7 +56,22 @@ def prepare() -> dict[str, str]:
     for name, value in defaults.items():
         if value is not None:
             os.environ.setdefault(name, value)
+    _keep_freed_memory()
     return settings()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of giving each back and faulting it in again.
+
+    A training step frees and allocates the same tensors again; a third of its time went there.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mmap_threshold, trim_threshold = -3, -1  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def import_paddle() -> None:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -15,3 +18,15 @@ from engine import runtime  # noqa: E402
 
 os.environ.setdefault("VLZOO_OFFLINE", "1")
 runtime.prepare()
+
+
+@pytest.fixture(scope="session")
+def sample_world(tmp_path_factory) -> Path:
+    """A folder with ``data/dataset/sample`` as the real preparation makes it, of a few videos."""
+    root = tmp_path_factory.mktemp("sample world")
+    script = ROOT / "data" / "dataset" / "sample" / "prepare.py"
+    out = root / "data" / "dataset" / "sample"
+    command = [sys.executable, str(script), "--out", str(out), "--videos", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return root

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+from paddle import nn
+from paddle.static import InputSpec
 
 from .network import CrossModalLocaliser, alignment_regression_loss
 
@@ -92,6 +94,15 @@ class Model(CrossModalLocaliser):
         pairs = windows * queries * hidden * (semantic + 3)
         return 2 * (embed + unary + pairs)
 
+    def exportable(self) -> tuple[nn.Layer, list[InputSpec]]:
+        """The network for deployment: forward(visual, sentence), any number of each."""
+        sizes = (self.v2s_lt_weights.shape[0], self.s2s_lt_weights.shape[0])
+        specs = [
+            InputSpec([None, size], "float32", name)
+            for name, size in zip(("visual", "sentence"), sizes, strict=True)
+        ]
+        return _Exported(self), specs
+
     @staticmethod
     def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Published names -> ours; the TensorFlow release's kernels are HWIO and get transposed."""
@@ -104,6 +115,15 @@ class Model(CrossModalLocaliser):
                     value = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
             renamed[name] = value
         return renamed
+
+
+class _Exported(nn.Layer):
+    def __init__(self, network: CrossModalLocaliser):
+        super().__init__()
+        self.network = network
+
+    def forward(self, visual: paddle.Tensor, sentence: paddle.Tensor) -> paddle.Tensor:
+        return self.network.forward_broadcast(visual, sentence)
 
 
 _TF_NAMES = {

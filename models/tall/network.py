@@ -2,7 +2,7 @@
 """The CTRL network (arXiv:1705.02101, section 3), without ever building the pair tensor.
 
 The published network concatenates ``[v*s, v+s, v, s]`` for every (sentence, window) pair and
-applies a 1x1 convolution ``W_m``. Split it along its input into ``[W_mul | W_add | W_vis | W_sen]``:
+applies a 1x1 convolution ``W_m``. Split along its input, ``[W_mul | W_add | W_vis | W_sen]``:
 
     W_m f_ij = W_mul (v_j * s_i) + (W_add + W_vis) v_j + (W_add + W_sen) s_i
 
@@ -74,18 +74,30 @@ class CrossModalLocaliser(nn.Layer):
 
     def forward(self, visual: paddle.Tensor, sentence: paddle.Tensor) -> paddle.Tensor:
         """(T, V), (Q, E) -> (3, Q, T): score, start offset, end offset in frames."""
-        v, s = self.embed(visual, sentence)
-        w_mul, w_add, w_vis, w_sen = self.mid_out_weights.squeeze([2, 3]).split(4, axis=1)  # (H, S)
-        from_window = _linear(v, w_add + w_vis)  # (T, H)
-        from_sentence = _linear(s, w_add + w_sen) + self._bias("mid_out")  # (Q, H)
-        small = v.shape[0] + s.shape[0] <= _ONE_PRODUCT
+        terms = self._terms(visual, sentence)
+        small = visual.shape[0] + sentence.shape[0] <= _ONE_PRODUCT
         pairs = _hidden_at_once if small else _hidden_by_sentence
-        w_out = self.sim_mat_weights.squeeze([2, 3])  # (3, H)
-        out = paddle.concat(
-            [_linear(F.relu(h), w_out) for h in pairs(v, s, from_window, from_sentence, w_mul)]
-        )
-        out = out.reshape([s.shape[0], v.shape[0], 3]) + self._bias("sim_mat")
-        return out.transpose([2, 0, 1])
+        out = paddle.concat([self._output(hidden) for hidden in pairs(*terms)])
+        return out.reshape([sentence.shape[0], visual.shape[0], 3]).transpose([2, 0, 1])
+
+    def forward_broadcast(self, visual: paddle.Tensor, sentence: paddle.Tensor) -> paddle.Tensor:
+        """The same numbers by broadcasting: for static programs, whose sizes are open."""
+        v, s, from_window, from_sentence, w_mul = self._terms(visual, sentence)
+        product = _linear(s.unsqueeze(1) * v.unsqueeze(0), w_mul)  # (Q, T, H)
+        hidden = product + from_window.unsqueeze(0) + from_sentence.unsqueeze(1)
+        return self._output(hidden).transpose([2, 0, 1])
+
+    def _terms(self, visual: paddle.Tensor, sentence: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+        """V (T, S), s (Q, S), their own parts of the hidden layer (T, H), (Q, H), W_mul (H, S)."""
+        v, s = self.embed(visual, sentence)
+        w_mul, w_add, w_vis, w_sen = self.mid_out_weights.squeeze([2, 3]).split(4, axis=1)
+        from_window = _linear(v, w_add + w_vis)
+        from_sentence = _linear(s, w_add + w_sen) + self._bias("mid_out")
+        return v, s, from_window, from_sentence, w_mul
+
+    def _output(self, hidden: paddle.Tensor) -> paddle.Tensor:
+        """Hidden layer before ReLU (..., H) -> (..., 3)."""
+        return _linear(F.relu(hidden), self.sim_mat_weights.squeeze([2, 3])) + self._bias("sim_mat")
 
 
 def _linear(x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:

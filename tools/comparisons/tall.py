@@ -188,10 +188,10 @@ def main() -> None:
     """Print the seconds of the published step at the published sizes."""
     import paddle
 
-    from models import get_model
+    from engine.build import model_class
     from tools.benchmark import best
 
-    model, recipe = get_model("tall")(), SimpleNamespace(clip_norm=5.0)
+    model, recipe = model_class("tall")(), SimpleNamespace(clip_norm=5.0)
     batch = {
         k: paddle.to_tensor(v)
         for k, v in model.example_batch(int(sys.argv[1])).items()

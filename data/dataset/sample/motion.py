@@ -7,8 +7,7 @@ Pure Python, no drawing. A track is a list with one `Pose` per frame (position 0
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from scene import CENTRE, HEIGHT, MOVES, RADIUS, WIDTH
 
@@ -20,8 +19,7 @@ ORBIT = (38.0, 36.0)  # half axes of the round on which one shape chases another
 RELAX = 7  # frames in which a grown or shrunken shape springs back after its event
 
 
-@dataclass(frozen=True)
-class Pose:
+class Pose(NamedTuple):
     """State of one character in one frame; lengths in pixels, angles in radians."""
 
     x: float
@@ -70,7 +68,7 @@ def _idle(at: Point, frame: int, entity: str) -> Pose:
 def _look(pose: Pose, at: Point) -> Pose:
     dx, dy = at[0] - pose.x, at[1] - pose.y
     far = math.hypot(dx, dy)
-    return replace(pose, gaze=(dx / far, dy / far)) if far > 5 else pose
+    return pose._replace(gaze=(dx / far, dy / far)) if far > 5 else pose
 
 
 def _spring_back(track: list[Pose], gap: int) -> None:
@@ -78,7 +76,7 @@ def _spring_back(track: list[Pose], gap: int) -> None:
     before = track[-gap - 1].scale if gap and len(track) > gap else 1.0
     for k in range(min(RELAX, gap) if before != 1.0 else 0):
         pose = track[k - gap]
-        track[k - gap] = replace(pose, scale=before + (1.0 - before) * (k + 1) / RELAX)
+        track[k - gap] = pose._replace(scale=before + (1.0 - before) * (k + 1) / RELAX)
 
 
 def _settle(event: dict[str, Any], place: dict[str, Point]) -> None:
@@ -103,7 +101,7 @@ def _act(event: dict[str, Any], place: dict[str, Point], k: int, length: int) ->
     if verb == "swap":
         ways = {subject: (here, place[other]), other: (place[other], here)}
         poses = {who: _travel(*ends, t / 0.9, bend=20) for who, ends in ways.items()}
-        return {who: replace(pose, effect="swap") for who, pose in poses.items()}
+        return {who: pose._replace(effect="swap") for who, pose in poses.items()}
     if verb == "chase":
         return _chase(subject, other, here, place[other], t, max(1, round(length / 80)))
     return {subject: _perform(verb, here, t, event["count"] or 1)}
@@ -139,7 +137,7 @@ def _hide(way: list[Point], t: float) -> Pose:
     else:
         pose = _travel(way[1], way[2], (t - 0.84) / 0.16)
     covered = min(1.0, max(0.0, (t - 0.1) / 0.2)) * min(1.0, max(0.0, (1 - t) / 0.12))
-    return replace(pose, behind=True, scale=1 - (1 - HIDDEN_SCALE) * covered)
+    return pose._replace(behind=True, scale=1 - (1 - HIDDEN_SCALE) * covered)
 
 
 def _meet(subject: str, other: str, way: list[Point], there: Point, t: float) -> dict[str, Pose]:
@@ -151,9 +149,9 @@ def _meet(subject: str, other: str, way: list[Point], there: Point, t: float) ->
     toward = _unit(there[0] - first.x, there[1] - first.y)
     lean = 3 * math.sin((t - 0.4) * 4 * math.pi) ** 2
     return {
-        subject: replace(first, x=first.x + toward[0] * lean, gaze=toward, effect="heart",
+        subject: first._replace(x=first.x + toward[0] * lean, gaze=toward, effect="heart",
                          heading=toward, phase=(t - 0.4) / 0.6),
-        other: replace(second, x=there[0] - toward[0] * lean, gaze=(-toward[0], -toward[1])),
+        other: second._replace(x=there[0] - toward[0] * lean, gaze=(-toward[0], -toward[1])),
     }  # fmt: skip
 
 
@@ -178,16 +176,16 @@ def _perform(verb: str, here: Point, t: float, count: int) -> Pose:
     still = Pose(*here)
     turn = (t * count) % 1.0 if t < 1 else 0.0
     if verb == "grow":
-        return replace(still, scale=1 + 0.65 * _ease(t / 0.7), effect="grow", phase=(5 * t) % 1)
+        return still._replace(scale=1 + 0.65 * _ease(t / 0.7), effect="grow", phase=(5 * t) % 1)
     if verb == "shrink":
-        return replace(still, scale=1 - 0.58 * _ease(t / 0.7), effect="shrink", phase=(5 * t) % 1)
+        return still._replace(scale=1 - 0.58 * _ease(t / 0.7), effect="shrink", phase=(5 * t) % 1)
     if verb == "spin":
-        return replace(still, angle=2 * math.pi * turn, effect="spin", phase=turn)
+        return still._replace(angle=2 * math.pi * turn, effect="spin", phase=turn)
     if verb == "blink":
-        return replace(still, lit=turn < 0.55, effect="blink")
+        return still._replace(lit=turn < 0.55, effect="blink")
     hop = math.sin(math.pi * min(1.0, turn / 0.85))
     squash = 0.78 if turn > 0.85 else 1 + 0.15 * hop
-    return replace(still, y=here[1] - 34 * hop, stretch=squash, effect="jump", phase=hop,
+    return still._replace(y=here[1] - 34 * hop, stretch=squash, effect="jump", phase=hop,
                    gaze=(0.0, -1.0))  # fmt: skip
 
 

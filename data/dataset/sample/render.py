@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def _draw_limelight(canvas: Canvas, shape: str, pose: Pose, colour: Colour, ligh
 
     def glow(scale: float, share: float, back: float = 0.0, up: float = 0.0) -> None:
         x, y = pose.x - back * pose.heading[0], pose.y - back * pose.heading[1] - up
-        points = outline(shape, replace(pose, x=x, y=y, scale=pose.scale * scale, stretch=1.0))
+        points = outline(shape, pose._replace(x=x, y=y, scale=pose.scale * scale, stretch=1.0))
         canvas.polygon(points, mix(colour, GROUND, share * light))
 
     if pose.effect in ("streak", "swap"):
@@ -181,7 +180,7 @@ def _draw_character(
         canvas.polygon(points, mix(colour, GROUND, 0.5), 1.0)
         return
     canvas.polygon(points, mix(colour, (0, 0, 0), 0.7))  # what remains of this is the edge
-    canvas.polygon(outline(entity["shape"], replace(pose, scale=0.92 * pose.scale)), colour)
+    canvas.polygon(outline(entity["shape"], pose._replace(scale=0.92 * pose.scale)), colour)
     _draw_face(canvas, entity["shape"], pose, talking)
     _draw_effect(canvas, pose)
 

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every system must do, on its sample configuration and a sample world of a few videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import build, checkpoint, cli, config, evaluate, infer, loader, loop
+from engine.loop import Trainer
+from models import list_models
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs" / "sample"
+MODELS = list_models()
+
+
+def test_every_model_has_reader_metric_and_configurations():
+    from metrics import list_metrics
+    from reader import list_readers
+
+    for name in MODELS:
+        card = ROOT / "models" / name / "README.md"
+        assert (CONFIGS / f"{name}.yaml").is_file() and card.is_file()
+    assert set(MODELS) <= set(list_readers()) and set(MODELS) <= set(list_metrics())
+
+
+@pytest.fixture(params=MODELS)
+def name(request, sample_world, monkeypatch) -> str:
+    monkeypatch.chdir(sample_world)  # sample configurations name their data relative to it
+    return request.param
+
+
+def load(name: str, *overrides: str) -> config.Config:
+    return config.load(CONFIGS / f"{name}.yaml", overrides)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda p: p.name)
+def test_configurations_bind(path):
+    if path.name == "_base_.yaml":
+        return
+    cfg = config.load(path)
+    for split in ("train", "test", "infer"):
+        assert build.reader(cfg, split).split == split
+    build.metric(cfg)
+    config.bind(build.model_class(cfg.model_name), build._arguments(cfg, "MODEL"), cfg.marks)
+
+
+def test_overfits_one_batch(name, tmp_path):
+    cfg = load(name, f"TRAIN.save_dir={tmp_path}")
+    reader, model = build.reader(cfg, "train"), build.model(cfg)
+    batch = reader.collate([reader[i] for i in reader.order(0)[:8]])
+    trainer = Trainer(model, None, cfg.engine_args("TRAIN"))
+    losses = [trainer.step_on(batch)["loss"] for _ in range(200)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_real_and_random_batches_have_the_same_form(name):
+    cfg = load(name)
+    reader, model = build.reader(cfg, "train"), build.model(cfg)
+    real = reader.collate([reader[i] for i in range(4)])
+    for key, value in model.example_batch(4).items():
+        assert (value.shape, value.dtype) == (real[key].shape, real[key].dtype)
+    assert model.flops(real) > 0
+
+
+def test_save_and_load_give_the_same_predictions(name, tmp_path):
+    cfg = load(name)
+    reader, model = build.reader(cfg, "test"), build.model(cfg)
+    path = checkpoint.Checkpoints(tmp_path, "m").export("", model)
+    other = build.model(cfg)
+    for parameter in other.parameters():
+        parameter.set_value(parameter + 1.0)
+    from engine import weights
+
+    weights.load_into(other, path)
+    batch = loader.to_tensors(reader.collate([reader[0]]))
+    for a, b in zip(model.predict(batch), other.predict(batch), strict=True):
+        assert a.keys() == b.keys() and a["id"] == b["id"]
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def run(mode: str, name: str, *flags: str) -> None:
+    args = cli.parse(mode, ["-c", str(CONFIGS / f"{name}.yaml"), *flags])
+    cfg = cli.start(mode, args)
+    {"train": loop, "eval": evaluate, "predict": infer}[mode].main(args, cfg)
+
+
+def test_train_resume_evaluate_predict(name, tmp_path, capsys):
+    folder = tmp_path / "ck"
+    brief = ("--save_dir", str(folder), "-o", "TRAIN.keep=0")
+    run("train", name, "--epoch", "2", *brief)
+    typed = load(name).model_name
+    whole = checkpoint.load_state(folder / f"{typed}_epoch1.pdparams")
+    # from the end of the first epoch once more
+    run("train", name, "--epoch", "2", "--resume", str(folder / f"{typed}_epoch0"), *brief)
+    again = checkpoint.load_state(folder / f"{typed}_final.pdparams")
+    for key, value in whole.items():
+        np.testing.assert_array_equal(again[key], value)
+    results = tmp_path / "results"
+    weights = ("--weights", str(folder / f"{typed}_final.pdparams"), "--save_dir", str(results))
+    run("eval", name, *weights)
+    scores = json.loads((results / f"{typed.upper()}_metrics.json").read_text())
+    assert scores["missing"] == 0
+    capsys.readouterr()
+    predictions = results / f"{typed.upper()}_predictions.jsonl"
+    run("eval", name, "--predictions", str(predictions), "--save_dir", str(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / f"{typed.upper()}_metrics.json").read_text()) == scores
+    run("predict", name, *weights)
+    assert (results / f"{typed.upper()}_infer_res_.json").is_file()
+    assert str(results) in capsys.readouterr().out
+
+
+def test_a_missing_record_counts_as_wrong(name):
+    cfg = load(name)
+    reader, metric = build.reader(cfg, "test"), build.metric(cfg)
+    assert evaluate.score(metric, reader, [])["missing"] == len(reader.references()) > 0
+    assert metric.result()[metric.primary] == 0
+
+
+def test_asks_a_raw_video(name, tmp_path, capsys):
+    video = sorted(Path("data/dataset/sample/videos").glob("*.mp4"))[0]
+    cfg = load(name)
+    path = checkpoint.Checkpoints(tmp_path, "m").export("", build.model(cfg))
+    run("predict", name, "--weights", str(path), "--video", str(video), "--save_dir", str(tmp_path),
+        "--query", "The red circle moves to the left.")  # fmt: skip
+    assert "results:" in capsys.readouterr().out
