@@ -70,6 +70,23 @@ def _parameters(cls: type) -> Any:
     return inspect.signature(cls).parameters
 
 
+def check_sizes(model: Any, batch: dict) -> None:
+    """Do the vectors that the reader gives have the lengths that the network takes?
+
+    Raises:
+        ConfigError: they do not; names the input and both lengths.
+    """
+    if not hasattr(model, "example_batch"):
+        return
+    for key, example in model.example_batch(1).items():
+        found = batch[key].shape if key in batch else example.shape
+        if example.ndim > 1 and found[-1] != example.shape[-1]:
+            raise ConfigError(
+                f"{key}: the network takes vectors of {example.shape[-1]} numbers, the reader "
+                f"gives {found[-1]}; change the sizes under MODEL or those of the data set"
+            )
+
+
 def metric(cfg: Config) -> Any:
     """Metric object; needs no Paddle."""
     from metrics import get_metrics

@@ -36,6 +36,8 @@ def predictions(
     records: dict[int, list[dict]] = {}
     with paddle.no_grad():
         for n, (chunk, batch) in enumerate(progress(zip(mine, stream, strict=True), len(mine))):
+            if n == 0:
+                build.check_sizes(model, batch)
             records[chunk] = model.predict(loader.to_tensors(batch))
             if log_interval and n % log_interval == 0:
                 logger.info("[EVAL] Batch %d of %d", n, len(mine))

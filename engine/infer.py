@@ -50,6 +50,8 @@ def _predict(model: Any, batches: Iterator[dict], metric: Any, log_interval: int
     started, done = time.perf_counter(), 0
     with paddle.no_grad():
         for done, batch in enumerate(batches, 1):
+            if done == 1:
+                build.check_sizes(model, batch)
             metric.update(model.predict(loader.to_tensors(batch)))
             if log_interval and (done - 1) % log_interval == 0:
                 logger.info("Processed %d samples", done)

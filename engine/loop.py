@@ -362,6 +362,8 @@ def main(args: Any, cfg: Any) -> None:
     reader = build.reader(cfg, "train")
     model = build.model(cfg)
     features = evaluate.identity_of(reader)
+    if len(reader):
+        build.check_sizes(model, reader.collate([reader[0]]))
     validate, primary = evaluate.validator(cfg, model, features)
     trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
     _start_from(args, trainer)

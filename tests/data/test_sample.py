@@ -417,7 +417,7 @@ def test_tall_layout_calls_the_real_preparation(tmp_path, monkeypatch):
     out = tmp_path
     assert (tmp_path / "told").read_text() == (
         f"--annotations {out / 'tacos'} --videos {out / 'videos'} --out {out / 'tall'} "
-        f"--config {config}"
+        f"--config {config} --test_lengths 64,128,256"
     )
     script.write_text("import sys; sys.exit(4)")
     with pytest.raises(prepare.DataError, match="exit code 4") as failed:

@@ -196,7 +196,7 @@ def make_tall(_scenes: list[dict[str, Any]], out: Path) -> None:
     config = ROOT / "configs/sample/tall.yaml"
     command = [sys.executable, str(script), "--annotations", str(out / "tacos"),
                "--videos", str(out / "videos"), "--out", str(out / "tall"),
-               "--config", str(config)]  # fmt: skip
+               "--config", str(config), "--test_lengths", "64,128,256"]  # fmt: skip
     for needed in (script, config, out / "tacos"):
         if not needed.exists():
             raise DataError(f"layout tall: expected {needed}, found nothing there; restore it, or "
