@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -130,6 +131,8 @@ def _clear(out: Path, earlier: str) -> None:
     for file in [*videos, *(out / "subtitles").glob("*.srt")]:
         if re.fullmatch(r"s\d+-d\d+", file.stem):
             file.unlink()
+    if earlier:
+        shutil.rmtree(out / "tall", ignore_errors=True)  # features of the earlier videos
 
 
 def plan(seed: int, videos: int) -> list[dict[str, Any]]:
