@@ -64,6 +64,11 @@ class Trainer:
             DataError: not a single batch. DivergedError: loss or gradient not finite.
             Stopped: SIGTERM arrived; the position was saved.
         """
+        if dist.world_size() > 1 and getattr(self.model, "loss_couples_samples", False):
+            logger.warning(
+                "the loss couples the samples of a batch: %d processes give other results than one",
+                dist.world_size(),
+            )
         dist.broadcast(self.parameters)
         self._check_plan()
         folder = Path(self.recipe.save_dir)

@@ -44,7 +44,7 @@ def matrix_rate() -> float:
     import paddle
 
     a, b = paddle.rand([_MATRIX, _MATRIX]), paddle.rand([_MATRIX, _MATRIX])
-    return 2 * _MATRIX**3 / best(lambda: float((a @ b)[0, 0]), 9)
+    return 2 * _MATRIX**3 / best(lambda: float((a @ b)[0, 0]), 20)
 
 
 def network(cfg: config.Config, rate: float, repeats: int) -> dict[str, Any]:

@@ -29,6 +29,9 @@ class Model(CrossModalLocaliser):
         ValueError: ``output_size`` other than 3.
     """
 
+    # Negatives are the other pairs of a batch, so its split over processes changes the result.
+    loss_couples_samples = True
+
     # Neither size nor hash was published. The document's name first, the later release's second.
     published_weights = [
         {"name": name, "urls": [_BASE_URL + name]}

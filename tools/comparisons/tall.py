@@ -38,55 +38,53 @@ def published_forward(model: Any, batch: dict) -> Any:
     return F.conv2d(hidden, model.sim_mat_weights)[0]
 
 
-def _step(model: Any, optimizer: Any, batch: dict, recipe: Any, forward: Any) -> float:
-    from engine import optim
+def _measure(model: Any, recipe: Any, forward: Any, repeats: int = 5) -> tuple[list[float], float]:
+    """First three losses, and the seconds of an optimiser step."""
+    from engine import loader, optim
+    from tools.benchmark import best
 
-    loss = model.loss(forward(batch), batch)["loss"]
-    loss.backward()
-    optim.clip_gradients(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    optimizer.clear_grad()
-    return float(loss)
+    batch = loader.to_tensors(model.example_batch(recipe.batch_size))
+    optimizer = optim.build(model, recipe)
 
+    def step() -> float:
+        loss = model.loss(forward(batch), batch)["loss"]
+        loss.backward()
+        optim.clip_gradients(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        optimizer.clear_grad()
+        return float(loss)
 
-def _recipe(cfg: Any) -> SimpleNamespace:
-    return cfg.engine_args("TRAIN")
+    return [step() for _ in range(3)], best(step, repeats)
 
 
 def training_step(cfg: Any) -> dict[str, float]:
     """One optimiser step at the configured sizes."""
-    import paddle
+    from engine import build
 
-    from engine import build, loader, optim
-    from tools.benchmark import best
-
-    recipe, times, losses = _recipe(cfg), {}, {}
-    for kind in ("published", "ours"):
-        model = build.model(cfg)
-        batch = loader.to_tensors(model.example_batch(recipe.batch_size))
-        forward = (lambda b, m=model: published_forward(m, b)) if kind == "published" else model
-        optimizer = optim.build(model, recipe)
-        losses[kind] = [_step(model, optimizer, batch, recipe, forward) for _ in range(3)]
-        times[kind] = best(lambda: _step(model, optimizer, batch, recipe, forward))  # noqa: B023
-        paddle.device.synchronize() if paddle.device.get_device() != "cpu" else None
-    stock = _stock_seconds(recipe.batch_size)
+    recipe = cfg.engine_args("TRAIN")
+    model = build.model(cfg)
+    published, slow = _measure(model, recipe, lambda batch: published_forward(model, batch))
+    fresh = build.model(cfg)
+    ours, fast = _measure(fresh, recipe, fresh)
+    stock = _stock_seconds(cfg)
     return {
         "published graph, Paddle as it ships, s": stock,
-        "published graph, our runtime settings, s": times["published"],
-        "ours, s": times["ours"],
-        "faster than as it ships": stock / times["ours"],
-        "faster than same settings": times["published"] / times["ours"],
+        "published graph, our runtime settings, s": slow,
+        "ours, s": fast,
+        "faster than as it ships": stock / fast,
+        "faster than same settings": slow / fast,
         "largest difference of 3 losses": max(
-            abs(a - b) for a, b in zip(losses["published"], losses["ours"], strict=True)
+            abs(a - b) for a, b in zip(published, ours, strict=True)
         ),
     }
 
 
-def _stock_seconds(batch_size: int) -> float:
+def _stock_seconds(cfg: Any) -> float:
     """The published step in a process of its own with Paddle's default settings."""
     ours = ("OMP_NUM_THREADS", "FLAGS_use_stride_kernel", "MKL_DEBUG_CPU_TYPE")
     env = {k: v for k, v in os.environ.items() if k not in ours}
-    command = [sys.executable, __file__, str(batch_size)]
+    sizes = {k: v for k, v in cfg["MODEL"].items() if k != "name"}
+    command = [sys.executable, __file__, json.dumps(sizes), json.dumps(cfg["TRAIN"])]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -185,21 +183,13 @@ COMPARISONS = {
 
 
 def main() -> None:
-    """Print the seconds of the published step at the published sizes."""
-    import paddle
-
+    """Print the seconds of the published step; arguments: MODEL and TRAIN sections as JSON."""
     from engine.build import model_class
-    from tools.benchmark import best
 
-    model, recipe = model_class("tall")(), SimpleNamespace(clip_norm=5.0)
-    batch = {
-        k: paddle.to_tensor(v)
-        for k, v in model.example_batch(int(sys.argv[1])).items()
-        if k != "id"
-    }
-    optimizer = paddle.optimizer.Adam(1e-3, parameters=model.parameters())
-    forward = lambda b: published_forward(model, b)  # noqa: E731
-    print(json.dumps(best(lambda: _step(model, optimizer, batch, recipe, forward), 3)))
+    sizes, recipe = (json.loads(text) for text in sys.argv[1:3])
+    model = model_class("tall")(**sizes)
+    forward = lambda batch: published_forward(model, batch)  # noqa: E731
+    print(json.dumps(_measure(model, SimpleNamespace(**recipe), forward, 3)[1]))
 
 
 if __name__ == "__main__":
