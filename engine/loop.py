@@ -64,7 +64,8 @@ class Trainer:
             DataError: not a single batch. DivergedError: loss or gradient not finite.
             Stopped: SIGTERM arrived; the position was saved.
         """
-        if dist.world_size() > 1 and getattr(self.model, "loss_couples_samples", False):
+        coupled = getattr(self.model, "loss_couples_samples", False)
+        if coupled and dist.world_size() > 1 and dist.rank() == 0:
             logger.warning(
                 "the loss couples the samples of a batch: %d processes give other results than one",
                 dist.world_size(),

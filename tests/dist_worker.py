@@ -28,6 +28,8 @@ def main(folder: Path) -> None:
     options = {"batch_size": 6, "accumulate": 2, "clip_norm": 0.5, "epoch": 2}
     reader, losses = toy.Reader(), []
     model = toy.Model(dropout=0.0)
+    paddle.seed(7)
+    untrained = evaluate.predictions(toy.Model(), reader, batch_size=4)
     run = Trainer(model, reader, toy.recipe(folder, **options), "toy")
     run.on_step = lambda step, terms: losses.append(terms["loss"])
     run.run()
@@ -36,7 +38,9 @@ def main(folder: Path) -> None:
     scores = evaluate.score(toy.Metric(), reader, records)
     if dist.rank() == 0:
         np.savez(folder / "parameters.npz", **checkpoint.parameters_of(model))
-        (folder / "result.json").write_text(json.dumps({"losses": losses, "scores": scores}))
+        result = {"losses": losses, "scores": scores}
+        result["untrained"] = [[r["id"], r["y"].tolist()] for r in untrained]
+        (folder / "result.json").write_text(json.dumps(result))
     dist.barrier()
 
 

@@ -45,5 +45,6 @@ def test_processes_do_not_change_training_and_evaluation(tmp_path, single, proce
     for name, value in single[0].items():
         np.testing.assert_allclose(parameters[name], value, atol=2e-6, rtol=0)
     np.testing.assert_allclose(result["losses"], single[1]["losses"], atol=1e-6)
+    assert result["untrained"] == single[1]["untrained"]  # to the last bit
     assert result["scores"]["missing"] == 0
     np.testing.assert_allclose(result["scores"]["mse"], single[1]["scores"]["mse"], atol=1e-6)
