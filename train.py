@@ -11,9 +11,9 @@ def main() -> None:
     """Parse, build, run."""
     args = cli.parse("train")
     config = cli.start("train", args)
-    from engine import loop
+    from engine import train
 
-    loop.main(args, config)
+    train.main(args, config)
 
 
 if __name__ == "__main__":

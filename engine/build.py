@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from .config import Config, bind, coerce, load, schema
+from .config import Config, bind, coerce, find, load, schema
 from .errors import ConfigError
 from .log import logger
 
@@ -135,6 +135,7 @@ def build_extractor(
         extractor = cls(**kwargs, init_seed=seed)
         extractor.identity["weights"] = f"random, seed {seed}"
     else:
+        weights = str(find(weights))
         extractor = cls(**kwargs)
         extractor.identity["weights"] = load_extractor(extractor, weights)
         logger.info("%s: weights %s", name, weights)

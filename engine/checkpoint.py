@@ -26,6 +26,7 @@ from .log import logger
 
 PARAMS, OPTIMISER, STATE, IDENTITY = ".pdparams", ".pdopt", ".pdstate", ".identity.json"
 _TEMPORARY = ".tmp"
+_MASTER = "_master_weight"  # suffix of fp32 copies of 16-bit parameters in .pdopt
 
 
 @dataclass
@@ -180,7 +181,10 @@ def state_of(model: Any, optimizer: Any) -> tuple[dict, dict]:
     """
     names = {p.name: n for n, p in model.named_parameters()}
     optimiser = {}
-    for key, value in optimizer.state_dict().items():
+    state = optimizer.state_dict()
+    for name, value in state.pop("master_weights", {}).items():  # autocast O2
+        state[f"{name}{_MASTER}"] = value
+    for key, value in state.items():
         owner = max((n for n in names if key.startswith(n + "_")), key=len, default=None)
         key = names[owner] + key[len(owner) :] if owner else key
         optimiser[key] = value.numpy() if hasattr(value, "numpy") else value
@@ -197,9 +201,13 @@ def restore_optimiser(model: Any, optimizer: Any, state: dict[str, Any]) -> int:
         owner = max((n for n in names if key.startswith(n + "_")), key=len, default=None)
         if owner and isinstance(value, np.ndarray):
             renamed[names[owner] + key[len(owner) :]] = paddle.to_tensor(value)
+    used = len(renamed)
+    masters = {k: renamed.pop(k) for k in list(renamed) if k.endswith(_MASTER)}
+    if masters:
+        renamed["master_weights"] = {k.removesuffix(_MASTER): v for k, v in masters.items()}
     if renamed:
         optimizer.set_state_dict(renamed)
-    return len(renamed)
+    return used
 
 
 def find(resume: str | Path, name: str) -> Path:

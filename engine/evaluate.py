@@ -13,7 +13,7 @@ import numpy as np
 
 from . import build, dist, loader
 from .checkpoint import replace_text, trained_features
-from .config import Config
+from .config import Config, find
 from .errors import DataError
 from .log import logger, progress
 
@@ -34,13 +34,15 @@ def predictions(
     stream = loader.load(reader, [chunks[c] for c in mine], num_workers)
     model.eval()
     records: dict[int, list[dict]] = {}
+    has_text = hasattr(model, "progress_text")
     with paddle.no_grad():
         for n, (chunk, batch) in enumerate(progress(zip(mine, stream, strict=True), len(mine))):
             if n == 0:
                 build.check_sizes(model, batch)
             records[chunk] = model.predict(loader.to_tensors(batch))
             if log_interval and n % log_interval == 0:
-                logger.info("[EVAL] Batch %d of %d", n, len(mine))
+                text = model.progress_text(records[chunk]) if has_text else f" of {len(mine)}"
+                logger.info("[EVAL] Batch %d%s", n, text)
     merged: dict[int, list[dict]] = {}
     for part in dist.gather(records):
         merged |= part
@@ -211,7 +213,7 @@ def load_model(cfg: Config, flag: str | None) -> tuple[Any, dict[str, Any]]:
     if not path:
         files = cfg["WEIGHTS"]["files"] or getattr(model, "published_weights", [])
         path = weights.fetch(files)
-    path = weights.resolve(path)
+    path = weights.resolve(find(path))
     weights.load_into(model, path)
     logger.info("load test weights from %s", path)
     return model, trained_features(path)

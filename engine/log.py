@@ -54,7 +54,8 @@ class Curves:
                 from visualdl import LogWriter
             except ImportError as error:
                 raise ConfigError(
-                    "TRAIN.visualdl needs VisualDL: bash run.sh setup log (or pip install visualdl), or set it to false"
+                    "TRAIN.visualdl needs VisualDL: bash run.sh setup log (pip install visualdl), "
+                    "or set it to false"
                 ) from error
             self._board = LogWriter(logdir=str(folder / "visualdl"))
 

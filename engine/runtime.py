@@ -79,9 +79,13 @@ def import_paddle() -> None:
     captured = io.StringIO()
     with contextlib.redirect_stderr(captured), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No ccache found")
-        import paddle  # noqa: F401
+        import paddle
     lines = [x for x in captured.getvalue().splitlines() if "OMP_NUM_THREADS" not in x]
     sys.stderr.write("".join(line + "\n" for line in lines))
+    if tuple(int(n) for n in paddle.__version__.split(".")[:2]) < (2, 6):
+        from .errors import ConfigError
+
+        raise ConfigError(f"expected Paddle 2.6 or newer, found {paddle.__version__}; see README")
 
 
 def settings() -> dict[str, str]:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import checkpoint, cli, errors, evaluate, infer, loop
+from engine import checkpoint, cli, errors, evaluate, infer, train
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "tests" / "golden" / "tall"
 CONFIG = GOLDEN / "tall_a.yaml"  # a file of release 1.8, unchanged
 WEIGHTS = str(GOLDEN / "ckpt_a" / "TALL.pdparams")
-MAIN = {"train": loop.main, "eval": evaluate.main, "predict": infer.main}
+MAIN = {"train": train.main, "eval": evaluate.main, "predict": infer.main}
 
 
 @pytest.fixture

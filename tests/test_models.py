@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import build, checkpoint, cli, config, evaluate, infer, loader, loop
+from engine import build, checkpoint, cli, config, evaluate, infer, loader, train
 from engine.loop import Trainer
 from models import list_models
 from tests.conftest import ROOT
@@ -87,7 +87,7 @@ def test_save_and_load_give_the_same_predictions(name, tmp_path):
 def run(mode: str, name: str, *flags: str) -> None:
     args = cli.parse(mode, ["-c", str(CONFIGS / f"{name}.yaml"), *flags])
     cfg = cli.start(mode, args)
-    {"train": loop, "eval": evaluate, "predict": infer}[mode].main(args, cfg)
+    {"train": train, "eval": evaluate, "predict": infer}[mode].main(args, cfg)
 
 
 def test_train_resume_evaluate_predict(name, tmp_path, capsys):

@@ -138,3 +138,31 @@ def test_resume_from_files_of_older_releases(given, entries, monkeypatch):
     golden = np.load(_GOLDEN.parent / "e2e_train_a.npz")
     for name, value in checkpoint.parameters_of(model).items():
         np.testing.assert_array_equal(value, golden[f"after/{name}"])
+
+
+def test_master_weights_are_kept_under_structured_names():
+    model = toy.Model()
+    names = {n: p.name for n, p in model.named_parameters()}
+
+    class Optimizer:
+        """What Paddle's optimisers hold under autocast O2."""
+
+        def __init__(self):
+            import paddle
+
+            masters = {p.name: paddle.ones(p.shape) * 3 for p in model.parameters()}
+            moment = {f"{names['out.bias']}_moment1_0": paddle.ones([2])}
+            self.state = {"master_weights": masters, **moment}
+
+        def state_dict(self):
+            return dict(self.state)
+
+        def set_state_dict(self, state):
+            self.state = state
+
+    _, saved = checkpoint.state_of(model, Optimizer())
+    assert set(saved) == {f"{n}_master_weight" for n in names} | {"out.bias_moment1_0"}
+    other = Optimizer()
+    assert checkpoint.restore_optimiser(model, other, saved) == len(saved)
+    assert set(other.state["master_weights"]) == set(names.values())
+    assert other.state[f"{names['out.bias']}_moment1_0"].tolist() == [1.0, 1.0]

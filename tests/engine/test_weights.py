@@ -110,7 +110,9 @@ def test_bfloat16_networks_and_wrong_kinds_of_number():
     weights.apply_state(net, state, source="w")
     loaded = net.fc.weight.astype("float32").numpy()
     assert net.fc.weight.dtype == paddle.bfloat16
-    np.testing.assert_allclose(loaded, state["fc.weight"], rtol=2**-7)  # Paddle 2.6 cuts, 3.3 rounds
+    np.testing.assert_allclose(
+        loaded, state["fc.weight"], rtol=2**-7
+    )  # Paddle 2.6 cuts, 3.3 rounds
     state["scale"] = np.array(2)
     with pytest.raises(WeightsError, match="scale of type int64 instead of float32"):
         weights.apply_state(net, state, source="w")

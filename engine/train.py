@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What train.py does: build everything, train, say where the results are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from . import build, checkpoint, dist, evaluate, runtime, weights
+from .config import Config
+from .errors import ConfigError
+from .log import logger
+from .loop import Trainer
+
+_KPI_SEED = 1000  # --fix_random_seed
+
+
+def main(args: Any, cfg: Config) -> None:
+    """Train as flags and configuration say."""
+    if args.fix_random_seed:
+        cfg["TRAIN"]["seed"] = _KPI_SEED
+    recipe = cfg.engine_args("TRAIN")
+    runtime.select_device(recipe.use_gpu)
+    _check_gpus(recipe)
+    dist.init()
+    reader = build.reader(cfg, "train")
+    model = build.model(cfg)
+    features = evaluate.identity_of(reader)
+    if len(reader):
+        build.check_sizes(model, reader.collate([reader[0]]))
+    validate, primary = evaluate.validator(cfg, model, features)
+    trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
+    _start_from(args, trainer)
+    evaluate.check_features(trainer.state.features, features, "TRAIN")
+    trainer.state.features = features or trainer.state.features
+    trainer.state.digest = cfg.digest()
+    folder = Path(recipe.save_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if dist.rank() == 0:
+        (folder / f"{trainer.name}_config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    if args.is_profiler:
+        _profile(trainer, args.profiler_path)
+        return
+    last = trainer.run()
+    if args.fix_random_seed:
+        cards = dist.world_size()
+        steady = trainer.seconds[1:] or trainer.seconds
+        print(f"kpis\ttrain_cost_card{cards}\t{last.get('loss')}")
+        print(f"kpis\ttrain_speed_card{cards}\t{sum(steady) / max(1, len(steady))}")
+
+
+def _start_from(args: Any, trainer: Trainer) -> None:
+    if args.resume:
+        trainer.state = checkpoint.resume(
+            args.resume, trainer.name, trainer.model, trainer.optimizer
+        )
+    elif args.pretrain:
+        weights.load_into(trainer.model, args.pretrain, strict=False)
+        logger.info("Load pretrain weights from %s", args.pretrain)
+
+
+def _check_gpus(recipe: SimpleNamespace) -> None:
+    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.strip()]
+    if recipe.use_gpu and recipe.num_gpus and visible and len(visible) != recipe.num_gpus:
+        raise ConfigError(
+            f"TRAIN.num_gpus: expected the number of CUDA_VISIBLE_DEVICES ({len(visible)}), found "
+            f"{recipe.num_gpus}"
+        )
+
+
+def _profile(trainer: Trainer, folder: str) -> None:
+    """Profile a few steps of the first epoch into ``folder`` and return."""
+    from paddle import profiler
+
+    first = max(1, trainer.recipe.log_interval)
+    profile = profiler.Profiler(
+        scheduler=(first, first + 5),
+        on_trace_ready=profiler.export_chrome_tracing(folder),
+    )
+
+    def step(number: int, _: dict[str, float]) -> None:
+        profile.step()
+        if number > first + 5:
+            raise _Profiled
+
+    trainer.on_step = step
+    profile.start()
+    with contextlib.suppress(_Profiled):
+        trainer.run()
+    profile.stop()
+    logger.info("profile written to %s", Path(folder).resolve())
+
+
+class _Profiled(Exception):
+    """Enough steps were profiled."""
