@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, bind, coerce, find, load, schema
-from .errors import ConfigError
+from .errors import ConfigError, WeightsError
 from .log import logger
 
 
@@ -136,6 +136,11 @@ def build_extractor(
         extractor.identity["weights"] = f"random, seed {seed}"
     else:
         weights = str(find(weights))
+        if not any(Path(weights + suffix).exists() for suffix in ("", ".pdparams")):
+            raise WeightsError(
+                f"extractors.{name}: expected weights at {weights}, found nothing there; "
+                f"{getattr(cls, 'source', 'check the path')}"
+            )
         extractor = cls(**kwargs)
         extractor.identity["weights"] = load_extractor(extractor, weights)
         logger.info("%s: weights %s", name, weights)
@@ -145,18 +150,13 @@ def build_extractor(
 
 def load_extractor(extractor: Any, weights: str) -> str:
     """Fill an extractor from its file or folder; returns the sha256 of what was read."""
-    from .weights import apply_state, resolve
+    from .weights import load_into, resolve
 
     if hasattr(extractor, "load_files"):  # several published files, read without copying the tables
         return extractor.load_files(weights)
-    from .formats import load_state
-
     path = resolve(weights)
-    shapes = {k: tuple(v.shape) for k, v in extractor.state_dict().items()}
-    foreign = getattr(extractor, "read_file", lambda path: None)(path)  # formats of its own
-    state = foreign if foreign is not None else load_state(path, shapes)
-    apply_state(extractor, extractor.convert(state), source=str(path))
-    return sha256(Path(path))
+    load_into(extractor, path)
+    return sha256(path)
 
 
 def sha256(path: Path) -> str:

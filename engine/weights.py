@@ -338,6 +338,12 @@ def load_into(model: Any, path: str | os.PathLike, strict: bool = True) -> Repor
 
 
 def read_for(model: Any, path: Path) -> dict[str, np.ndarray]:
-    """What the file holds, under the names of ``model``."""
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    return model.convert(load_state(path, shapes))
+    """What the file holds, under the names of ``model``.
+
+    A network may know formats of its own: ``read_file(path)`` gives their arrays, or None.
+    """
+    state = model.read_file(path) if hasattr(model, "read_file") else None
+    if state is None:
+        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        state = load_state(path, shapes)
+    return model.convert(state)

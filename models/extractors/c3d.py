@@ -49,6 +49,12 @@ class C3D(nn.Layer):
         WeightsFileError: the mean file is missing, damaged or of another shape.
     """
 
+    source = (  # of weights, for the error when there are none
+        "take the Caffe model conv3d_deepnetA_sport1m_iter_1900000 of the C3D project "
+        "(facebookarchive/C3D), or, with pool5: padded, the PyTorch port https://download.openmmlab"
+        ".com/mmaction/recognition/c3d/c3d_sports1m_pretrain_20201016-dcc47ddc.pth"
+    )
+
     def __init__(
         self,
         widths: list[int] = (64, 128, 256, 256, 512, 512, 512, 512),

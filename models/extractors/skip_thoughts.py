@@ -45,6 +45,11 @@ class SkipThoughts(nn.Layer):
         init_seed: draw parameters and word vectors from this seed; any word then has a vector.
     """
 
+    source = (  # of weights, for the error when there are none
+        "a folder with dictionary.txt, utable.npy, btable.npy, uni_skip.npz and bi_skip.npz from "
+        "http://www.cs.toronto.edu/~rkiros/models/"
+    )
+
     def __init__(
         self,
         dim_word: int = 620,
