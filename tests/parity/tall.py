@@ -420,39 +420,30 @@ def _messages() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-_LOGGED = re.compile(r"(TRAIN|TEST|INFER):\d+ |movie_name: |.*IoU= |best_R|.*Loss = ")
-
-
 def _check_log(case: Case, mode: str, ours: list[str]) -> None:
     """Lines of the original's log that people's scripts read, with the same numbers in ours."""
     text = case.file(f"_{mode}.log.txt").read_text(encoding="utf-8")
-    golden = [m for m in re.findall(r"(?m)^\[\w+: \S+: +\d+\]: (.*)$", text) if _LOGGED.match(m)]
-    for pattern, tolerance in (
-        (r"\w+:\d+ ", 0),
-        (r".*(IoU=|best_R)", 0),
-        (r"movie_name", 1e-4),
-        (r".*Loss", 1.1e-4),
-    ):
-        lines = [
-            [m for m in side if re.match(pattern, m) and _LOGGED.match(m)]
-            for side in (golden, ours)
-        ]
-        if not lines[0]:
-            continue
-        if tolerance == 0:
-            case.equal(
-                f"{mode} log: {pattern}",
-                [m.strip() for m in lines[1]],
-                [m.strip() for m in lines[0]],
-            )
-            continue
-        values = [[_logged_numbers(m) for m in side] for side in lines]
-        case.close(f"{mode} log: {pattern}", values[1], values[0], tolerance)
+    golden = re.findall(r"(?m)^\[\w+: \S+: +\d+\]: (.*)$", text)
+    for pattern in (r"(TRAIN|TEST|INFER):\d+ ", r".*(IoU=|best_R)"):
+        theirs, mine = (
+            [m.strip() for m in side if re.match(pattern, m)] for side in (golden, ours)
+        )
+        if theirs:
+            case.equal(f"{mode} log: {pattern}", mine, theirs)
+    theirs, mine = ([_numbers(m.split("sentence_id")[1]) for m in side if "movie_name: " in m]
+                    for side in (golden, ours))  # fmt: skip
+    if theirs:
+        case.close(f"{mode} log: moments", mine, theirs, 1e-4)
+    theirs, mine = (_logged_losses(side) for side in (golden, ours))
+    if theirs:  # at whatever iterations the original logged; printed with four digits
+        found = [mine.get(position, np.nan) for position in theirs]
+        case.close(f"{mode} log: losses", found, list(theirs.values()), 1.1e-4)
 
 
-def _logged_numbers(line: str) -> list[float]:
-    """Loss of a training line; of a prediction line everything behind the video's name."""
-    return _numbers(re.split(r"Loss = |sentence_id", line)[1].split(", lo")[0])
+def _logged_losses(lines: list[str]) -> dict[tuple[str, str], float]:
+    """(epoch, iteration) -> loss."""
+    found = (re.search(r"Epoch (\d+), iter (\d+).*Loss = ([\d.]+)", line) for line in lines)
+    return {(m[1], m[2]): float(m[3]) for m in found if m}
 
 
 def check_metrics(case: Case) -> None:
