@@ -15,11 +15,8 @@ import pytest
 import metrics
 from metrics.common.errors import DataError
 from metrics.tall import Metric
-from tests.parity.tall import CHECKS
-from tools.parity import Case, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "golden" / "tall"
 
 
 @pytest.fixture
@@ -28,15 +25,6 @@ def log(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
     caplog.set_level(logging.INFO, "vlzoo")
     return caplog
-
-
-@pytest.mark.parametrize("folder", [ROOT / "tests" / "golden" / "tall", SHARED])
-def test_published_numbers(folder):
-    if not folder.exists():
-        pytest.skip(f"{folder} is absent")
-    entry = {"kind": "metrics", "name": "metrics", "files": ["metrics.json", "metrics.npz"]}
-    lines = run_case(Case(folder, entry), CHECKS)
-    assert lines and all(line.passed for line in lines), [str(x) for x in lines if not x.passed]
 
 
 WINDOWS = np.array([[1, 129], [101, 229], [301, 429], [301, 557]], float)

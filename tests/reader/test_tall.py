@@ -15,39 +15,10 @@ from reader.common.features import pack
 from reader.common.window_index import WindowIndex, spread
 from reader.common.windows import window_grid
 from reader.tall import Reader
-from tests.parity.tall import CHECKS
 from tests.reader.tall_world import MOMENTS, E, F
-from tools.parity import Case, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
-COPY, SHARED = ROOT / "tests" / "golden" / "tall", ROOT.parent / "shared"
-DATA_SET = ["dataset_a.zip", "tall_a.yaml", "reader_a.json", "reader_a.npz"]
-
-
-def _check(folder, kind, files, annotations=None):
-    if not folder.exists():
-        pytest.skip(f"{folder} is absent")
-    entry = {"kind": kind, "name": kind, "files": files, "annotations": "tacos"}
-    lines = run_case(Case(folder, entry, annotations), CHECKS)
-    assert lines and all(line.passed for line in lines), [str(x) for x in lines if not x.passed]
-
-
-@pytest.mark.parametrize("folder", [COPY, SHARED / "golden" / "tall"])
-@pytest.mark.parametrize(
-    ("kind", "files"),
-    [
-        ("reader", DATA_SET),
-        ("context_window", ["context_window.npz"]),
-        ("sliding_windows", ["sliding_windows.json"]),
-    ],
-)
-def test_published_numbers(folder, kind, files):
-    _check(folder, kind, files)
-
-
-def test_published_matching_on_real_annotations():
-    golden = SHARED / "golden" / "tall"
-    _check(golden, "tacos_matching", ["tacos_matching.json"], SHARED / "annotations")
+COPY = ROOT / "tests" / "golden" / "tall"
 
 
 def test_published_context_features_to_the_last_bit():
