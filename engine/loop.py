@@ -189,7 +189,7 @@ class Trainer:
             self.scaler.update()
         else:
             self.optimizer.step()
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)  # zeros would cost two passes over memory
         self.state.step += 1
 
     def _rate(self) -> float:

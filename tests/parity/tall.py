@@ -86,7 +86,7 @@ def _train(model: Any, batch: dict, recipe: SimpleNamespace, steps: int) -> tupl
         optim.clip_gradients(model.parameters(), recipe.clip_norm)
         optim.set_fluid_epsilon(optimizer, recipe, step)
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         after[step] = checkpoint.parameters_of(model)
     return losses, after, optimizer
 
