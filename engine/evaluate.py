@@ -23,13 +23,11 @@ def predictions(
 ) -> list[dict]:
     """Records of all items of a reader in their order, on any number of processes the same.
 
-    Every process gets the full list. ``reader.items_per_batch`` overrides ``batch_size`` where an
-    item is a batch of its own kind (a whole video, say).
+    Every process gets the full list.
     """
     import paddle
 
-    size = getattr(reader, "items_per_batch", None) or batch_size
-    chunks = [list(range(i, min(i + size, len(reader)))) for i in range(0, len(reader), size)]
+    chunks = loader.chunks(reader, batch_size)
     mine = list(range(dist.rank(), len(chunks), dist.world_size()))
     stream = loader.load(reader, [chunks[c] for c in mine], num_workers)
     model.eval()

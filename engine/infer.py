@@ -77,6 +77,4 @@ def _batches(args: Any, reader: Any, options: Any, extractors: dict[str, Any]) -
     if args.video:
         items = reader.from_raw(args.video, args.query, extractors)
         return (reader.collate([item]) for item in items)
-    size = getattr(reader, "items_per_batch", None) or options.batch_size
-    chunks = [list(range(i, min(i + size, len(reader)))) for i in range(0, len(reader), size)]
-    return loader.load(reader, chunks, options.num_workers)
+    return loader.load(reader, loader.chunks(reader, options.batch_size), options.num_workers)

@@ -116,6 +116,15 @@ def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Ite
     assert not left, f"the loader left out {left} of {len(batches)} batches"
 
 
+def chunks(reader: Any, batch_size: int) -> list[list[int]]:
+    """All items in their order; the reader's ``items_per_batch`` wins over ``batch_size``.
+
+    Readers set it where an item is a batch of its own kind (a whole video, say).
+    """
+    size = getattr(reader, "items_per_batch", None) or batch_size
+    return [list(range(i, min(i + size, len(reader)))) for i in range(0, len(reader), size)]
+
+
 def to_tensors(batch: dict) -> dict:
     """NumPy arrays of numbers become tensors on the current device; everything else stays."""
     import paddle

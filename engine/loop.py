@@ -140,7 +140,8 @@ class Trainer:
         logger.info("------- learning rate [%g], learning rate counter [%s] -----", rate, counter)
         window = _Window()
         for batch in progress_bar(batches, desc=f"epoch {epoch}"):
-            self._forward_backward(batch, next(stream) if batch.indices else None, window)
+            if batch.indices:
+                self._forward_backward(batch, window.load(stream), window)
             self.state.batch += 1
             if batch.last:
                 self._update(window)
@@ -148,10 +149,7 @@ class Trainer:
                 window = _Window()
                 self._maybe_save(epoch)
 
-    def _forward_backward(self, batch: loader.Batch, data: dict | None, window: _Window) -> None:
-        window.loaded()
-        if data is None:
-            return
+    def _forward_backward(self, batch: loader.Batch, data: dict, window: _Window) -> None:
         import paddle
 
         # Dropout depends on the position alone: a resumed run draws the same masks.
@@ -217,12 +215,12 @@ class Trainer:
             "[TRAIN %s] Epoch %d, iter %d, time %.3f, \tLoss = %.4f, %s%slr = %.3g, ips = %.1f, "
             "reader %.3f s, eta %s, mem %.1f GB",
             clock(), epoch, done, window.seconds, self.last["loss"], terms, ", " if terms else "",
-            self._rate(), self._samples_per_step / max(window.seconds, 1e-9),
+            self.optimizer.get_lr(), self._samples_per_step / max(window.seconds, 1e-9),
             window.waited, _duration(left * mean), peak_memory() / 2**30,
         )  # fmt: skip
         extra = {
             "epoch": epoch,
-            "lr": self._rate(),
+            "lr": self.optimizer.get_lr(),
             "seconds": window.seconds,
             "reader": window.waited,
         }
@@ -296,8 +294,12 @@ class _Window:
         self.seconds = self.waited = 0.0
         self._mark = time.perf_counter()
 
-    def loaded(self) -> None:
-        self.waited += time.perf_counter() - self._mark
+    def load(self, stream: Iterator[dict]) -> dict:
+        """The next batch; the wait for it counts as the reader's."""
+        start = time.perf_counter()
+        data = next(stream)
+        self.waited += time.perf_counter() - start
+        return data
 
     def add(self, terms: dict[str, float], weight: float, ids: Any) -> None:
         for name, value in terms.items():
