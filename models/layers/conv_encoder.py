@@ -53,8 +53,8 @@ class DepthwiseSeparableConv(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """(N, L, D) -> (N, L, D)."""
         x = kernels.depthwise(x, self.depthwise_conv.weight, self.depthwise_conv.bias)
-        weight = self.pointwise_conv.weight.squeeze(-1)  # (out, in)
-        return F.relu(paddle.matmul(x, weight, transpose_y=True) + self.pointwise_conv.bias)
+        weight = self.pointwise_conv.weight.squeeze(-1).t()  # (in, out)
+        return F.relu(kernels.linear(x, weight, self.pointwise_conv.bias))
 
 
 class SelfAttention(nn.Layer):

@@ -10,6 +10,6 @@ from paddle.nn import initializer
 
 
 def uniform_fan_in(fan_in: int) -> paddle.ParamAttr:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases of Linear, Conv."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for Linear and convolutions."""
     bound = 1 / math.sqrt(fan_in)
     return paddle.ParamAttr(initializer=initializer.Uniform(-bound, bound))

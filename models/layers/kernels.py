@@ -45,6 +45,22 @@ def layer_norm(x: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
     return _LayerNorm.apply(x, norm.weight, norm.bias, norm._epsilon)
 
 
+def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """x (..., in) times weight (in, out) plus bias (out,)."""
+    if _native():
+        return F.linear(x, weight, bias)
+    flat = x.reshape([-1, x.shape[-1]])
+    y = paddle.matmul(flat, weight)
+    y = y + paddle.matmul(paddle.ones([flat.shape[0], 1]), bias.unsqueeze(0))
+    return y.reshape([*x.shape[:-1], weight.shape[1]])
+
+
+def unit(x: paddle.Tensor) -> paddle.Tensor:
+    """Rows of length 1 along the last axis; rows of zeros stay zeros."""
+    squares = paddle.matmul(x * x, paddle.ones([x.shape[-1], 1]))
+    return x * paddle.rsqrt(paddle.clip(squares, 1e-24))
+
+
 def dropout(x: paddle.Tensor, p: float, training: bool) -> paddle.Tensor:
     """Elements are dropped with probability p, kept ones scaled by 1 / (1 - p)."""
     if not training or p == 0:
@@ -81,8 +97,9 @@ def depthwise(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> p
     bands = paddle.matmul(weight.squeeze(1), _diagonals(kernel, length))  # (D, L * L)
     rows = paddle.matmul(paddle.eye(size), x.reshape([-1, size]), transpose_y=True)  # (D, N * L)
     mixed = paddle.matmul(rows.reshape([size, n, length]), bands.reshape([size, length, length]))
-    y = paddle.matmul(mixed.reshape([size, -1]), paddle.eye(size), transpose_x=True) + bias
-    return y.reshape([n, length, size])
+    mixed, ones = mixed.reshape([size, -1]), paddle.ones([n * length, 1])
+    y = paddle.matmul(mixed, paddle.eye(size), transpose_x=True)
+    return (y + paddle.matmul(ones, bias.unsqueeze(0))).reshape([n, length, size])
 
 
 def _diagonals(kernel: int, length: int) -> paddle.Tensor:

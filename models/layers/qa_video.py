@@ -4,7 +4,7 @@
 Source: TVQA+ (arXiv:1904.11574), section 4. Layers carry the names of the published checkpoints.
 
 Frames do not see one another before the span scores, so everything up to there runs on the frames
-that exist, in one row each: (F, A * Lqa, D) with F real frames of the batch and A candidate answers.
+that exist, in one row each: (F, A * Lqa, D) with F real frames of the batch and A candidates.
 Frames that show the same subtitle sentences share them.
 """
 
@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from . import kernels
-from .conv_encoder import StackedEncoder, linear
+from .conv_encoder import DepthwiseSeparableConv, StackedEncoder, linear
 
 _LOW = -1e10
 
@@ -69,12 +69,10 @@ class Projection(nn.Layer):
 
 
 class _FrameConv(nn.Layer):
-    """Parameters of a refinement stage over frames, which the published result does not depend on."""
+    """Parameters of a refinement stage, on which the published result does not depend."""
 
     def __init__(self, size: int, dropout: float):
         super().__init__()
-        from .conv_encoder import DepthwiseSeparableConv
-
         self.conv = nn.Sequential(
             nn.LayerNorm(size), nn.Dropout(dropout), DepthwiseSeparableConv(size, 3)
         )
@@ -129,9 +127,9 @@ class QAVideoEncoder(nn.Layer):
     def embed(self, tokens: paddle.Tensor, mask: paddle.Tensor, bridge: nn.Layer) -> paddle.Tensor:
         """Feature sequences (R, L, size) with mask (R, L) -> (R, L, D)."""
         x = kernels.dropout(kernels.layer_norm(tokens, bridge[0]), self.dropout, self.training)
-        x = kernels.layer_norm(F.relu(bridge[2](x)), bridge[4])
+        x = kernels.layer_norm(F.relu(_apply(bridge[2], x)), bridge[4])
         x = kernels.dropout(x, self.dropout, self.training)
-        x = kernels.layer_norm(F.relu(self.input_embedding[1](x)), self.input_embedding[3])
+        x = kernels.layer_norm(F.relu(_apply(self.input_embedding[1], x)), self.input_embedding[3])
         return self.input_encoder(x, mask)
 
     def attend(
@@ -144,8 +142,8 @@ class QAVideoEncoder(nn.Layer):
             words: (N, A * Lqa, D), mask (N, A * Lqa). context: (R, Lx, D), mask (R, Lx).
             sample: (R,) whose words a row belongs to.
         """
-        unit_words = kernels.dropout(_unit(words), self.dropout, self.training)
-        unit_context = kernels.dropout(_unit(context), self.dropout, self.training)
+        unit_words = kernels.dropout(kernels.unit(words), self.dropout, self.training)
+        unit_context = kernels.dropout(kernels.unit(context), self.dropout, self.training)
         tiled, tiled_mask = paddle.gather(words, sample), paddle.gather(words_mask, sample)
         mask = paddle.matmul(tiled_mask.unsqueeze(-1), context_mask.unsqueeze(1))
         scores = paddle.matmul(paddle.gather(unit_words, sample), unit_context, transpose_y=True)
@@ -237,14 +235,12 @@ class QAVideoEncoder(nn.Layer):
         return {"sub": self.attend(*question, context, mask, sample), "piece": piece}
 
     def _regions(self, batch: dict, question: tuple, frames: Frames) -> dict:
-        n, length, regions, size = batch["vid"].shape
+        regions, size = batch["vid"].shape[2:]
         mask = paddle.gather(batch["vid_mask"].reshape([-1, regions]), frames.index)
         features = paddle.gather(batch["vid"].reshape([-1, regions, size]), frames.index)
-        context = self.embed(F.normalize(features, axis=-1), mask, self.vid_fc)
+        context = self.embed(kernels.unit(features), mask, self.vid_fc)
         return {"vfeat": self.attend(*question, context, mask, frames.sample)}
 
 
-def _unit(x: paddle.Tensor) -> paddle.Tensor:
-    """Rows of length 1."""
-    squares = paddle.matmul(x * x, paddle.ones([x.shape[-1], 1]))
-    return x * paddle.rsqrt(paddle.clip(squares, 1e-24))
+def _apply(layer: nn.Linear, x: paddle.Tensor) -> paddle.Tensor:
+    return kernels.linear(x, layer.weight, layer.bias)

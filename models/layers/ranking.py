@@ -30,7 +30,8 @@ def hard_pairs(
     """Positive and negative pair rows with the best-scored negatives first.
 
     Args:
-        groups: (G, 4) sample, answer, frame, word. pattern: (G, Lr) 1 positive, 0 negative, -1 none.
+        groups: (G, 4) sample, answer, frame, word.
+        pattern: (G, Lr) 1 for a positive, 0 for a negative region, -1 for none.
         scores: (G, Lr) of this step.
         num_hard, pool_size: with pool_size > num_negatives, ``num_hard`` negatives a positive are
             drawn from the best ``pool_size`` and the others from the rest.

@@ -19,7 +19,6 @@ from ..layers.qa_video import Projection, QAVideoEncoder
 from ..layers.ranking import hard_pairs, ranking_loss
 from ..layers.spans import scan_pairs, top_pairs, training_spans, widen, within
 
-_LOW = -1e10
 _ANSWERS = 5
 _BOX_SCORE = 0.2  # published: regions that a word attends with at least this cosine
 
@@ -93,8 +92,8 @@ class Model(QAVideoEncoder):
             warnings.warn("t_iter: the published result does not depend on it", stacklevel=2)
 
         def encoder(n_blocks: int, n_conv: int, kernel_size: int, n_heads: int) -> dict:
-            return dict(n_blocks=n_blocks, n_conv=n_conv, kernel_size=kernel_size, n_heads=n_heads,
-                        attention_dropout=attention_dropout)  # fmt: skip
+            return {"n_blocks": n_blocks, "n_conv": n_conv, "kernel_size": kernel_size,
+                    "n_heads": n_heads, "attention_dropout": attention_dropout}  # fmt: skip
 
         super().__init__(
             hsz=hsz, bridge_hsz=bridge_hsz, embedding_size=embedding_size, vfeat_size=vfeat_size,
@@ -108,13 +107,13 @@ class Model(QAVideoEncoder):
         self.add_local, self.extra_span_length = add_local, extra_span_length
         self.use_sup_att = use_sup_att and "vfeat" in self.streams
         self.att_weight, self.ts_weight = att_weight, ts_weight
-        self.ranking = dict(kind=att_loss_type, alpha=alpha, margin=margin)
-        self.hard = dict(num_negatives=num_negatives, num_hard=num_hard,
-                         pool_size=negative_pool_size, drop_topk=drop_topk)  # fmt: skip
-        self.proposals = dict(
-            proposals=max_num_proposal, min_product=span_prob_thd, min_iou=span_iou_thd
-        )
-        self._sizes = dict(embedding_size=embedding_size, vfeat_size=vfeat_size)
+        self.ranking = {"kind": att_loss_type, "alpha": alpha, "margin": margin}
+        self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
+                     "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip
+        self.proposals = {
+            "proposals": max_num_proposal, "min_product": span_prob_thd, "min_iou": span_iou_thd
+        }  # fmt: skip
+        self._feature_sizes = embedding_size, vfeat_size
 
     # network
 
@@ -124,13 +123,15 @@ class Model(QAVideoEncoder):
         N' is N, or more in training with ``add_local``: one row per moment.
         """
         found = self.encode(batch)
-        visible = found["frame_mask"].unsqueeze(-1)
-        vectors = found["vectors"] * visible + (1 - visible) * _LOW  # (N, A, Li, D)
-        summary = vectors.max(2)
+        vectors = found["vectors"]  # (N, A, Li, D)
+        n, answers, length, size = vectors.shape
+        visible = found["frame_mask"].reshape([-1, length])
+        summary = kernels.masked_max(vectors.reshape([-1, length, size]), visible)
+        summary = summary.reshape([n, answers, size])
         samples, spans = self._windows(found["temporal_scores"], batch)
         found["row_sample"] = samples
         if self.add_local:
-            summary = self._with_local(vectors, summary, samples, spans)
+            summary = self._with_local(found, summary, samples, spans)
         found["classifier_in"] = summary
         found["answer_scores"] = self.classifier(summary).squeeze(-1)
         return found
@@ -150,20 +151,21 @@ class Model(QAVideoEncoder):
         return samples, np.repeat(spans[:, None], answers, 1)
 
     def _with_local(
-        self, vectors: paddle.Tensor, summary: paddle.Tensor, samples: np.ndarray, spans: np.ndarray
+        self, found: dict, summary: paddle.Tensor, samples: np.ndarray, spans: np.ndarray
     ) -> paddle.Tensor:
-        length, size = vectors.shape[2:]
+        length, size = found["vectors"].shape[2:]
         windows = within(widen(spans, self.extra_span_length, length), length)  # (N', A, Li)
         rows = paddle.to_tensor(samples)
-        frames = paddle.gather(vectors, rows).reshape([-1, length, size])
-        local = kernels.masked_max(frames, paddle.to_tensor(windows).reshape([-1, length]))
+        frames = paddle.gather(found["vectors"], rows).reshape([-1, length, size])
+        mask = paddle.gather(found["frame_mask"], rows) * paddle.to_tensor(windows)
+        local = kernels.masked_max(frames, mask.reshape([-1, length]))
         summary = paddle.gather(summary, rows)
         return paddle.concat([local.reshape(summary.shape), summary], -1)
 
     # objective
 
     def loss(self, outputs: dict, batch: dict) -> dict[str, paddle.Tensor]:
-        """``loss`` = ``cls`` + att_weight * ``att`` + ts_weight * ``ts``, all summed over the batch.
+        """``loss`` = ``cls`` + att_weight * ``att`` + ts_weight * ``ts``, sums over the batch.
 
         ``att`` is 0 in evaluation mode and without labelled regions.
         """
@@ -272,7 +274,7 @@ class Model(QAVideoEncoder):
             lengths = rng.integers(shortest, shape[-1] + 1, (size, *shape[:-1], 1))
             return (np.arange(shape[-1]) < lengths).astype(np.float32)
 
-        embedding, vfeat = self._sizes.values()
+        embedding, vfeat = self._feature_sizes
         start = rng.integers(0, frames // 2, size)
         batch = {
             "qas_bert": normal(_ANSWERS, words, embedding),
@@ -307,9 +309,9 @@ class Model(QAVideoEncoder):
             return tokens * (size * bridge + bridge * d + blocks * d * d)
 
         total, rows = embed(n * answers * words, embedding), frames * answers * words
-        for stream, axis in (("sub", "sub_bert"), ("vid", "vid")):
-            if axis in batch:
-                pieces, length, size = batch[axis].shape[1:]
+        for key in ("sub_bert", "vid"):
+            if key in batch:
+                pieces, length, size = batch[key].shape[1:]
                 attended = n * pieces * answers * words
                 total += embed(n * pieces * length, size) + attended * d * (2 * length + 3 * d)
         return 2 * (total + rows * d * d * (statement + 3 * (len(self.streams) - 1)))

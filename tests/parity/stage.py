@@ -20,17 +20,20 @@ HIDDEN, LOSS, GRADIENT, STEP = 1e-5, 1e-5, 1e-4, 1e-4
 
 # Options of the published code that the network or its loss depends on, under our names.
 _OPTIONS = (
-    "hsz bridge_hsz embedding_size vfeat_size dropout input_streams add_local t_iter scale "
-    "extra_span_length input_encoder_n_blocks input_encoder_n_conv input_encoder_kernel_size "
-    "input_encoder_n_heads cls_encoder_n_blocks cls_encoder_n_conv cls_encoder_kernel_size "
-    "cls_encoder_n_heads use_sup_att att_weight att_loss_type alpha margin num_negatives num_hard "
-    "negative_pool_size drop_topk ts_weight span_iou_thd span_prob_thd max_num_proposal"
-).split()
+    "hsz", "bridge_hsz", "embedding_size", "vfeat_size", "dropout", "input_streams", "add_local",
+    "t_iter", "scale", "extra_span_length", "input_encoder_n_blocks", "input_encoder_n_conv",
+    "input_encoder_kernel_size", "input_encoder_n_heads", "cls_encoder_n_blocks",
+    "cls_encoder_n_conv", "cls_encoder_kernel_size", "cls_encoder_n_heads", "use_sup_att",
+    "att_weight", "att_loss_type", "alpha", "margin", "num_negatives", "num_hard",
+    "negative_pool_size", "drop_topk", "ts_weight", "span_iou_thd", "span_prob_thd",
+    "max_num_proposal",
+)  # fmt: skip
 # Options of the reader, the recipe, or without effect.
 _OTHER = (
-    "add_non_visual att_iou_thd bsz clip hard_negative_start lr max_qa_l max_sub_l max_vcpt_l "
-    "max_vid_l num_region sub_flag test_bsz vcpt_flag vfeat_flag vfeat_type wd"
-).split()
+    "add_non_visual", "att_iou_thd", "bsz", "clip", "hard_negative_start", "lr", "max_qa_l",
+    "max_sub_l", "max_vcpt_l", "max_vid_l", "num_region", "sub_flag", "test_bsz", "vcpt_flag",
+    "vfeat_flag", "vfeat_type", "wd",
+)  # fmt: skip
 
 
 def build(config: Tracked, state: dict[str, np.ndarray], **others: Any) -> Model:
@@ -196,7 +199,7 @@ def _check_evaluation(case: Case, model: Model, batch: dict, z: Tracked) -> None
     )
     chances = paddle.nn.functional.softmax(outputs["temporal_scores"], 2).numpy()
     case.close("out/eval/t_probs", chances, z["out/eval/t_probs"], HIDDEN)
-    n, answers, length, _ = chances.shape
+    length = chances.shape[2]
     start, end = (chances[..., i].reshape(-1, length) for i in (0, 1))
     pairs, _ = spans.scan_pairs(start, end)
     golden = z["out/eval/max_pair_spans"]
@@ -300,7 +303,8 @@ def _groups(z: Tracked, batch: dict) -> tuple[np.ndarray, np.ndarray]:
                     kinds = np.full(regions, -1, np.int8)
                     kinds[: len(row)] = row > 0
                     pattern.append(kinds)
-    return np.array(groups, np.int64).reshape(-1, 4), np.array(pattern, np.int8).reshape(-1, regions)
+    groups = np.array(groups, np.int64).reshape(-1, 4)
+    return groups, np.array(pattern, np.int8).reshape(-1, regions)
 
 
 def _check_step(
@@ -312,9 +316,11 @@ def _check_step(
     model.hard_pairs = lambda *args: chosen.append(choose(*args)) or chosen[-1]
     terms = model.loss(outputs, batch)
     del model.hard_pairs
-    for name, key in (("loss", "loss"), ("cls", "loss_cls"), ("att", "loss_att"), ("ts", "loss_ts")):
-        case.close(f"{step}/{key}", terms[name], z[f"{step}/{key}"], 0, STEP)
-    case.equal(f"{step}/n_span_targets", len(outputs["row_sample"]), int(z[f"{step}/n_span_targets"]))
+    for name in ("loss", "cls", "att", "ts"):
+        key = f"{step}/loss" if name == "loss" else f"{step}/loss_{name}"
+        case.close(key, terms[name], z[key], 0, STEP)
+    rows = len(outputs["row_sample"])
+    case.equal(f"{step}/n_span_targets", rows, int(z[f"{step}/n_span_targets"]))
     negatives = chosen[0][1] if chosen else batch["neg_container"]
     case.equal(f"{step}/neg_container", negatives.numpy(), z[f"{step}/neg_container"])
     terms["loss"].backward()
