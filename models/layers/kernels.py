@@ -46,7 +46,7 @@ def layer_norm(x: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
-    """x (..., in) times weight (in, out) plus bias (out,)."""
+    """(..., in) times weight (in, out) plus bias (out,)."""
     if _native():
         return F.linear(x, weight, bias)
     flat = x.reshape([-1, x.shape[-1]])

@@ -87,8 +87,8 @@ def training_spans(
     exclusive = np.array([0, 1])
     samples, spans = [], []
     for n, label in enumerate(truth + exclusive):
-        found = pairs[n] + exclusive
-        chosen = found[(products[n] >= min_product) & (span_iou(found, label) >= min_iou)]
+        found = pairs[n][products[n] >= min_product] + exclusive
+        chosen = found[span_iou(found, label) >= min_iou]
         spans += [label, *chosen]
         samples += [n] * (1 + len(chosen))
     return np.array(samples), np.stack(spans)

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import paddle
 
-from engine import loader, optim
+from engine import evaluate, loader, optim
+from metrics.stage import Metric
 from models.layers import spans
 from models.stage import Model
+from reader.stage import Reader
+from tests.parity import stage_data, stage_evaluation
 from tools.parity import Case, Tracked
 
 HIDDEN, LOSS, GRADIENT, STEP = 1e-5, 1e-5, 1e-4, 1e-4
@@ -330,4 +336,106 @@ def _check_step(
     optimizer.clear_grad(set_to_zero=False)
 
 
-CHECKS = {"model": check_model, "trajectory": check_trajectory}
+def check_data(case: Case) -> None:
+    """Reader, batches, scores, losses, result files and metrics on a small data set."""
+    stage_data.data(case)
+    z, meta = case.npz, case.tracked("data_e2e.json")
+    model = build(meta["config"], z.under("param/"))
+    options = stage_data.package(case)
+    _check_train_batch(case, model, options, z, meta)
+    for split in ("valid", "test"):
+        _check_inference(case, model, options, split)
+    stage_evaluation.data_metrics(case)
+
+
+def _check_train_batch(case: Case, model: Model, options: dict, z: Tracked, meta: Tracked) -> None:
+    indices = meta["train_batch_indices"]
+    case.equal("e2e/train/indices", z["e2e/train/indices"], np.array(indices))
+    reader = Reader("train", annotations=stage_data.annotations(case, "train"), **options)
+    arrays = reader.collate([reader[i] for i in indices])
+    case.equal("e2e/train/pos_container", arrays["pos_container"], z["e2e/train/pos_container"])
+    drawn, golden = arrays["neg_container"], z["e2e/train/neg_container"]
+    case.equal("neg_container but for regions", drawn[:, :4], golden[:, :4])
+    arrays["neg_container"] = golden
+    batch = loader.to_tensors(arrays)
+    model.train()
+    with paddle.no_grad():
+        outputs = model(batch)
+        terms = model.loss(outputs, batch)
+    targets = arrays["target"][outputs["row_sample"]]
+    case.equal("e2e/train/span_targets", targets, z["e2e/train/span_targets"])
+    scores = outputs["answer_scores"]
+    case.close("e2e/train/answer_scores", scores, z["e2e/train/answer_scores"], HIDDEN)
+    for name in ("att", "ts", "cls", "total"):
+        value = terms["loss" if name == "total" else name]
+        case.close(f"e2e/train/loss_{name}", value, z[f"e2e/train/loss_{name}"], 1e-6, LOSS)
+
+
+def _check_inference(case: Case, model: Model, options: dict, split: str) -> None:
+    z, size = case.npz, case.tracked("data_e2e.json")["test_bsz"]
+    reader = Reader(split, annotations=stage_data.annotations(case, split), **options)
+    model.eval()
+    first = loader.to_tensors(reader.collate([reader[i] for i in range(size)]))
+    with paddle.no_grad():
+        outputs = model(first)
+    chances = paddle.nn.functional.softmax(outputs["temporal_scores"], 2)
+    for ours, key in ((outputs["answer_scores"], "answer_scores"), (chances, "t_scores")):
+        case.close(f"e2e/{split}/batch0_{key}", ours, z[f"e2e/{split}/batch0_{key}"], HIDDEN)
+    records = evaluate.predictions(model, reader, batch_size=size)
+    metric = Metric()
+    metric.expect(reader.references())
+    metric.update(records)
+    with tempfile.TemporaryDirectory() as folder:
+        written = metric.write(folder, "stage", split)
+        ours = json.loads(Path(written).read_text())
+    golden = json.loads(case.file(f"e2e_{split}_inference_predictions.json").read_text())
+    case.equal(f"{split}: name of the result file", Path(written).name in
+               f"e2e_{split}_inference_predictions.json", True)  # fmt: skip
+    case.equal(f"{split}: ts_answer", ours["ts_answer"], golden["ts_answer"])
+    compare_boxes(case, f"{split}: raw_bbox", ours["raw_bbox"], golden["raw_bbox"])
+    if split == "valid":
+        scores = metric.result()
+        for name, value in case.tracked("data_e2e.json").plain("valid_metrics").items():
+            case.close(f"from our predictions: {name}", scores[name], value, 1e-7)
+
+
+def check_units(case: Case) -> None:
+    """Single functions of reader, network and metric."""
+    stage_data.units(case)
+    stage_evaluation.units(case)
+    for n, item in enumerate(case.json.plain("span_search")):
+        start, end = (np.array([item[key]], np.float32) for key in ("p1", "p2"))
+        pairs, products = spans.top_pairs(start, end, max(1, len(item["top"])))
+        found = products[0] > 0
+        golden = np.array(item["top"]).reshape(-1, 3)
+        case.equal(f"span_search {n}", pairs[0][found].tolist(), golden[:, :2].tolist())
+        case.close(f"span_search {n}: products", products[0][found], golden[:, 2], 1e-7)
+        pair, product = spans.scan_pairs(start, end)
+        case.equal(f"max_pair {n}", pair[0].tolist(), item["max_pair"][0])
+        case.close(f"max_pair {n}: product", product[0], item["max_pair"][1], 1e-7)
+    for n, item in enumerate(case.json.plain("train_span_proposals")):
+        truth = np.array([item["gt"]])
+        found = np.array([p[:2] for p in item["pred"]])
+        case.close(f"proposals {n}: iou", spans.span_iou(found, truth[0]), item["iou"], 1e-12)
+        case.equal(f"proposals {n}: expanded", spans.widen(found, 3, 10**6).tolist(),
+                   item["expanded"])  # fmt: skip
+        start, end = _certain(found)
+        _, ours = spans.training_spans(
+            truth - [0, 1], start, end, proposals=1, min_product=0.01, min_iou=0.5
+        )
+        case.equal(f"proposals {n}", ours.tolist(), item["spans"])
+
+
+def _certain(span: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities whose best pair is the one [start, end) given."""
+    frame = np.arange(64)
+    return tuple((frame == value).astype(np.float32)[None] for value in span[0] - [0, 1])
+
+
+CHECKS = {
+    "model": check_model,
+    "trajectory": check_trajectory,
+    "data": check_data,
+    "units": check_units,
+    "evaluation": stage_evaluation.evaluation,
+}
