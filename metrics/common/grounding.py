@@ -19,15 +19,25 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
 
 
+def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intersection (negative between disjoint moments) and span of both, (...) each."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    inter = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
+    return inter, np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
+
+
 def signed_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Published overlap of moments (..., 2), (..., 2) -> (...): intersection / span.
 
     The intersection of disjoint moments is negative, hence so is their overlap; 0/0 counts as 0.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    inter = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
-    span = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
-    return _divide(inter, span)
+    return _divide(*_overlap(a, b))
+
+
+def span_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """As ``signed_iou``, but 0 for disjoint and inverted moments. Source: TVQA+ evaluation."""
+    inter, span = _overlap(a, b)
+    return _divide(np.maximum(inter, 0.0), span)
 
 
 def temporal_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

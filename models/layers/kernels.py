@@ -3,9 +3,10 @@
 
 On CPU a matrix product is the one operator near the machine's speed: a maximum over an axis takes
 500 times as long backwards as forwards, LayerNorm 25 times, dropout spends its time on random
-numbers, a depthwise convolution is 50 times slower than a product of the same size. So sums,
-expansions, transposes and convolutions are written as matrix products here. Results agree with the
-plain operators to rounding; on other devices, and inside ``plain()``, those are used.
+numbers, a depthwise convolution is 50 times slower than a product of the same size. So transposes,
+convolutions and sums are written as matrix products here, and chains of element-wise operations run
+in the cache (``rowwise``). Results agree with the plain operators to rounding; on other devices,
+and inside ``plain()``, those are used.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
+
+from . import rowwise
+from .rowwise import Output
 
 _LOW = -1e10  # what masked places are set to, as published
 _plain = False
@@ -65,22 +69,7 @@ def dropout(x: paddle.Tensor, p: float, training: bool) -> paddle.Tensor:
     """Elements are dropped with probability p, kept ones scaled by 1 / (1 - p)."""
     if not training or p == 0:
         return x
-    if _native():
-        return F.dropout(x, p)
-    return x * keep_mask(x.shape, p)
-
-
-def keep_mask(shape: list[int], p: float) -> paddle.Tensor:
-    """Random 0 or 1 / (1 - p), float32; a function of ``paddle.seed``.
-
-    16 random bits a number: the probability is exact to 8e-6, and the scale fits it exactly.
-    """
-    size = int(np.prod(shape))
-    threshold = round(p * 65536)
-    seed = paddle.randint(0, 2**31 - 1, [1], dtype="int64").item()
-    bits = np.random.SFC64(seed).random_raw(-(-size // 4)).view(np.uint16)[:size]
-    scale = np.float32(65536 / (65536 - threshold))
-    return paddle.to_tensor(np.multiply(bits >= threshold, scale, dtype=np.float32).reshape(shape))
+    return F.dropout(x, p) if _native() else _Dropout.apply(x, p)
 
 
 def depthwise(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
@@ -116,11 +105,10 @@ def masked_max(x: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor:
 
     -1e10 where there is none. Of equal largest values every one receives the gradient.
     """
-    keep = mask.unsqueeze(-1)
-    masked = x * keep + (1 - keep) * _LOW
     if _native():
-        return masked.max(1)
-    return _Max.apply(masked)
+        keep = mask.unsqueeze(-1)
+        return (x * keep + (1 - keep) * _LOW).max(1)
+    return _Max.apply(x, mask)
 
 
 def concat_norm_linear(
@@ -138,123 +126,148 @@ def concat_norm_linear(
     return y.reshape(shape)
 
 
-def _moments(parts: list[paddle.Tensor], epsilon: float) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Mean and 1 / standard deviation (R, 1) of rows whose parts (R, D) are given."""
-    ones = paddle.ones([parts[0].shape[-1], 1])
-    size = len(parts) * parts[0].shape[-1]
-    mean = sum(paddle.matmul(x, ones) for x in parts) / size
-    square = sum(paddle.matmul(x * x, ones) for x in parts) / size
-    return mean, paddle.rsqrt(square - mean * mean + epsilon)
+class _Dropout(PyLayer):
+    @staticmethod
+    def forward(ctx, x, p):
+        ctx.kept, ctx.scale = rowwise.kept([x.size // x.shape[-1], x.shape[-1]], p)
+        return _keep(x, ctx.kept, ctx.scale)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _keep(dy, ctx.kept, ctx.scale)
+
+
+def _keep(x: paddle.Tensor, kept: np.ndarray, scale: np.float32) -> paddle.Tensor:
+    rows, size = kept.shape
+    source, result = rowwise.view(x).reshape(rows, size), Output(x.shape)
+    target = result.array.reshape(rows, size)
+
+    def work(_: int, block: slice) -> None:
+        np.multiply(source[block], scale, out=target[block])
+        target[block] *= kept[block]
+
+    rowwise.run(work, rows, size)
+    return result.tensor()
 
 
 class _LayerNorm(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias, epsilon):
-        size = x.shape[-1]
-        mean, rate = _moments([x.reshape([-1, size])], epsilon)
-        ctx.save_for_backward(x, weight, mean, rate)
-        ctx.leaf = x.stop_gradient  # features: only the parameters need gradients
-        return F.layer_norm(x, size, weight, bias, epsilon)
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon, ctx.leaf = epsilon, x.stop_gradient  # of features no gradient is needed
+        return F.layer_norm(x, x.shape[-1], weight, bias, epsilon)
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, mean, rate = ctx.saved_tensor()
-        shape, size = x.shape, x.shape[-1]
-        x, dy = x.reshape([-1, size]), dy.reshape([-1, size])
-        product = dy * x
-        gradients = _norm_gradients([dy], [product], mean, rate, [weight], size)
-        scale, shift, (dweight,), (dbias,) = gradients
-        if ctx.leaf:
-            return None, dweight, dbias
-        one = paddle.ones([1, size])
-        dx = dy * paddle.matmul(rate, weight.unsqueeze(0))
-        dx = dx.add_(x * paddle.matmul(scale, one)).add_(paddle.matmul(shift, one))
-        return dx.reshape(shape), dweight, dbias
+        x, weight = ctx.saved_tensor()
+        size, result = x.shape[-1], Output(x.shape)
+        source, gradient, dx = (
+            a.reshape(-1, size) for a in (rowwise.view(x), rowwise.view(dy), result.array)
+        )
+        gain = weight.numpy()
+        sums = np.empty((len(rowwise.blocks(len(dx), size)), 2, size), np.float32)
 
+        def work(number: int, block: slice) -> None:
+            dx[block] = gradient[block]
+            mean, rate = rowwise.moments([source[block]], ctx.epsilon)
+            found = rowwise.norm_backward([dx[block]], [source[block]], [gain], mean, rate)
+            sums[number, 0], sums[number, 1] = found[0][0], found[1][0]
 
-def _norm_gradients(dy, products, mean, rate, weights, size):
-    """What LayerNorm's gradient needs over the parts of a row.
-
-    With n = (x - mean) * rate and a = dy * weight, dx = rate * (a - mean(a) - n * mean(a * n)) =
-    rate * a + x * scale + shift.
-
-    Args:
-        dy, products: per part (R, D) the gradient, and the gradient times x.
-        mean, rate: (R, 1). weights: per part (D,). size: numbers of a whole row.
-
-    Returns:
-        scale, shift (R, 1); gradients of weights and biases per part.
-    """
-    total_a = sum(paddle.matmul(d, w.unsqueeze(1)) for d, w in zip(dy, weights, strict=True))
-    total_p = sum(paddle.matmul(q, w.unsqueeze(1)) for q, w in zip(products, weights, strict=True))
-    mean_a = total_a / size
-    mean_an = rate * (total_p / size - mean * mean_a)
-    scale = -(rate * rate) * mean_an
-    shift = -rate * mean_a - mean * scale
-    sums = paddle.concat([mean * rate, paddle.ones_like(rate)], 1)  # (R, 2)
-    dweights, dbiases = [], []
-    for d, q in zip(dy, products, strict=True):
-        centre, dbias = paddle.matmul(sums, d, transpose_x=True)
-        dweights.append(paddle.matmul(rate, q, transpose_x=True).squeeze(0) - centre)
-        dbiases.append(dbias)
-    return scale, shift, dweights, dbiases
+        rowwise.run(work, len(dx), size)
+        dweight, dbias = map(paddle.to_tensor, sums.sum(0))
+        return None if ctx.leaf else result.tensor(), dweight, dbias
 
 
 class _Max(PyLayer):
     @staticmethod
-    def forward(ctx, x):
-        y = x.max(1)
-        ctx.save_for_backward(x, y)
-        return y
+    def forward(ctx, x, mask):
+        ctx.save_for_backward(x, mask)
+        n, length, size = x.shape
+        ctx.result = Output([n, size])
+        source, keep, y = rowwise.view(x), rowwise.view(mask), ctx.result.array
+
+        def work(_: int, block: slice) -> None:
+            shown = np.where(keep[block][:, :, None] > 0, source[block], np.float32(_LOW))
+            shown.max(1, out=y[block])
+
+        rowwise.run(work, n, length * size)
+        return ctx.result.tensor()
 
     @staticmethod
     def backward(ctx, dy):
-        x, y = ctx.saved_tensor()
-        first = x == y.unsqueeze(1)
-        return first.astype(dy.dtype) * dy.unsqueeze(1)
+        x, mask = ctx.saved_tensor()
+        result = Output(x.shape)
+        source, keep, gradient = (rowwise.view(t) for t in (x, mask, dy))
+        y, dx = ctx.result.array, result.array
+
+        def work(_: int, block: slice) -> None:
+            largest = source[block] == y[block][:, None]
+            largest &= keep[block][:, :, None] > 0
+            np.multiply(largest, gradient[block][:, None], out=dx[block])
+
+        rowwise.run(work, x.shape[0], x.shape[1] * x.shape[2])
+        return result.tensor(), None
 
 
 class _ConcatNormLinear(PyLayer):
     @staticmethod
     def forward(ctx, a, b, gain, offset, weight, bias, epsilon, p):
-        parts = [a, b, a * b]
-        mean, rate = _moments(parts, epsilon)
-        gains, offsets, weights = (paddle.split(t, 3) for t in (gain, offset, weight))
-        left = paddle.concat([-mean * rate, paddle.ones_like(rate)], 1)
-        normed, masks, y = [], [], bias
-        for x, g, o, w in zip(parts, gains, offsets, weights, strict=True):
-            n = x * paddle.matmul(rate, g.unsqueeze(0))
-            n = n.add_(paddle.matmul(left, paddle.stack([g, o])))
-            if p:
-                masks.append(keep_mask(n.shape, p))
-                n = n.multiply_(masks[-1])
-            normed.append(n)
-            y = paddle.matmul(n, w) + y if y is bias else y.add_(paddle.matmul(n, w))
+        rows, size = a.shape
+        first, second = rowwise.view(a), rowwise.view(b)
+        normed = [Output(a.shape) for _ in range(3)]
+        ctx.kept = [rowwise.kept(a.shape, p) if p else (None, np.float32(1)) for _ in range(3)]
+        ctx.mean, ctx.rate = np.empty((rows, 1), np.float32), np.empty((rows, 1), np.float32)
+        gains, offsets = (np.split(t.numpy(), 3) for t in (gain, offset))
+
+        def work(_: int, block: slice) -> None:
+            parts = [first[block], second[block], first[block] * second[block]]
+            mean, rate = rowwise.moments(parts, epsilon)
+            ctx.mean[block], ctx.rate[block] = mean, rate
+            for x, out, g, o, (kept, scale) in zip(
+                parts, normed, gains, offsets, ctx.kept, strict=True
+            ):
+                n = out.array[block]
+                rowwise.normalise(x, mean, rate, g * scale, o * scale, n)
+                if kept is not None:
+                    n *= kept[block]
+
+        rowwise.run(work, rows, size)
+        normed = [n.tensor() for n in normed]
+        y = paddle.matmul(paddle.ones([rows, 1]), bias.unsqueeze(0))
+        for n, w in zip(normed, paddle.split(weight, 3), strict=True):
+            y = y.add_(paddle.matmul(n, w))
         y = F.relu(y)
-        ctx.save_for_backward(a, b, gain, weight, mean, rate, y, *normed, *masks)
+        ctx.save_for_backward(a, b, gain, weight, y, *normed)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        a, b, gain, weight, mean, rate, y, *saved = ctx.saved_tensor()
-        normed, masks = saved[:3], saved[3:]
-        size = a.shape[-1]
-        parts = [a, b, a * b]
-        gains, weights = paddle.split(gain, 3), paddle.split(weight, 3)
+        a, b, gain, weight, y, *normed = ctx.saved_tensor()
+        rows, size = a.shape
         dy = dy * (y > 0).astype(dy.dtype)
-        dbias = paddle.matmul(paddle.ones([1, dy.shape[0]]), dy).squeeze(0)
+        dbias = paddle.matmul(paddle.ones([1, rows]), dy).squeeze(0)
         dweight = paddle.concat([paddle.matmul(n, dy, transpose_x=True) for n in normed])
-        dn = [paddle.matmul(dy, w, transpose_y=True) for w in weights]
-        for d, m in zip(dn, masks, strict=False):
-            d.multiply_(m)
-        products = [d * x for d, x in zip(dn, parts, strict=True)]
-        found = _norm_gradients(dn, products, mean, rate, gains, 3 * size)
-        scale, shift, dgains, doffsets = found
-        one = paddle.ones([1, size])
-        wide, flat = paddle.matmul(scale, one), paddle.matmul(shift, one)
-        dx = [
-            d.multiply_(paddle.matmul(rate, g.unsqueeze(0))).add_(x * wide).add_(flat)
-            for d, x, g in zip(dn, parts, gains, strict=True)
-        ]
-        da, db = dx[0].add_(dx[2] * b), dx[1].add_(dx[2] * a)
-        return da, db, paddle.concat(dgains), paddle.concat(doffsets), dweight, dbias
+        dn = [paddle.matmul(dy, w, transpose_y=True) for w in paddle.split(weight, 3)]
+        first, second = rowwise.view(a), rowwise.view(b)
+        found = [rowwise.view(d) for d in dn]
+        scale = ctx.kept[0][1]
+        gains = np.split(gain.numpy() * scale, 3)
+        sums = np.empty((len(rowwise.blocks(rows, size)), 2, 3, size), np.float32)
+
+        def work(number: int, block: slice) -> None:
+            parts = [first[block], second[block], first[block] * second[block]]
+            da, db, dab = dx = [d[block] for d in found]
+            for d, (kept, _) in zip(dx, ctx.kept, strict=True):
+                if kept is not None:
+                    d *= kept[block]
+            mean, rate = ctx.mean[block], ctx.rate[block]
+            sums[number] = rowwise.norm_backward(dx, parts, gains, mean, rate)
+            da += dab * parts[1]
+            dab *= parts[0]
+            db += dab
+
+        rowwise.run(work, rows, size)
+        dgain, doffset = (paddle.to_tensor(s.ravel() * scale) for s in sums.sum(0))
+        da, db = (d if hasattr(d, "__dlpack__") else paddle.to_tensor(f)
+                  for d, f in zip(dn[:2], found[:2], strict=True))  # fmt: skip
+        return da, db, dgain, doffset, dweight, dbias

@@ -84,6 +84,8 @@ class QAVideoEncoder(nn.Layer):
     Args: see ``models.stage.Model``.
     """
 
+    plain_operators = staticmethod(kernels.plain)  # context in which nothing is rearranged for CPU
+
     def __init__(
         self, *, hsz: int, bridge_hsz: int, embedding_size: int, vfeat_size: int, dropout: float,
         input_streams: list[str], t_iter: int, scale: float, input_encoder: dict, cls_encoder: dict,

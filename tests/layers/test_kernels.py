@@ -8,7 +8,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from models.layers import kernels
+from models.layers import kernels, rowwise
 
 
 def tensor(*shape: int, seed: int = 0, shift: float = 0.0) -> paddle.Tensor:
@@ -107,3 +107,28 @@ def test_dropped_elements_get_no_gradient_through_the_joint_layer():
     step = tensor(*B.shape, seed=12).detach() * 1e-2
     numeric = (loss(b.detach() + step) - loss(b.detach() - step)) / 2
     assert float((b.grad * step).sum()) == pytest.approx(float(numeric), rel=2e-2)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    norm = nn.LayerNorm(64)
+    found = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        x = tensor(40, 90, 64, seed=20)
+        assert len(rowwise.blocks(40 * 90, 64)) > 6
+        paddle.seed(1)
+        y = kernels.masked_max(
+            kernels.dropout(kernels.layer_norm(x, norm), 0.2, True), paddle.ones([40, 90])
+        )
+        y.sum().backward()
+        found.append((y.numpy(), x.grad.numpy()))
+    assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+def test_an_error_in_a_block_reaches_the_caller():
+    def fail(number: int, _: slice) -> None:
+        if number == 5:
+            raise ValueError("block 5")
+
+    with pytest.raises(ValueError, match="block 5"):
+        rowwise.run(fail, 10_000, 64)

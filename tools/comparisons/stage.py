@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""STAGE as published against STAGE as built: same numbers, less work.
+
+The published graph repeats the question for every frame, encodes and attends the subtitles of every
+frame although neighbours show the same ones, and concatenates [question; context; product]. Run as
+a script it measures one of both ways, so that each has the peak memory of a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+_SAMPLES = 8  # the batch at which the published code was measured
+
+
+def tiled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with one piece of subtitles per frame, as published."""
+    index = batch["sub_index"]
+    rows = np.arange(len(index))[:, None]
+    pieces = {key: batch[key][rows, index] for key in ("sub_bert", "sub_mask")}
+    return {key: value for key, value in batch.items() if key != "sub_index"} | pieces
+
+
+def measure(cfg: Any, published: bool, repeats: int) -> dict[str, Any]:
+    """Loss and gradient norm without dropout, and seconds of a training step and of inference."""
+    import paddle
+
+    from engine import build, loader, optim
+    from engine.loop import peak_memory
+    from tools.benchmark import best
+
+    recipe, numbers = cfg.engine_args("TRAIN"), []
+    for dropout in (0.0, cfg["MODEL"].get("dropout", 0.1)):
+        cfg["MODEL"]["dropout"] = dropout
+        model = build.model(cfg)
+        arrays = model.example_batch(_SAMPLES)
+        batch = loader.to_tensors(tiled(arrays) if published else arrays)
+        optimizer = optim.build(model, recipe)
+
+        def step(model=model, batch=batch, optimizer=optimizer) -> list[float]:
+            loss = model.loss(model(batch), batch)["loss"]
+            loss.backward()
+            norm = optim.clip_gradients(model.parameters(), recipe.clip_norm)
+            optimizer.step()
+            optimizer.clear_grad(set_to_zero=False)
+            return [float(loss), norm]
+
+        with model.plain_operators() if published else contextlib.nullcontext():
+            if not dropout:
+                numbers = step()
+                continue
+            train = best(step, repeats)
+            memory = peak_memory() / 2**30
+            model.eval()
+            with paddle.no_grad():
+                infer = best(lambda: model(batch)["answer_scores"].numpy(), repeats)
+    return {"numbers": numbers, "train": train, "infer": infer, "memory": memory}
+
+
+def tiling(cfg: Any, repeats: int = 3) -> dict[str, float]:
+    """A training step and inference at the published sizes, as published and as built."""
+    sections = {name: dict(cfg[name]) for name in ("MODEL", "TRAIN")}
+    found = {}
+    for way in ("published", "ours"):
+        command = [sys.executable, __file__, way, json.dumps(sections), str(repeats)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[way] = json.loads(done.stdout.splitlines()[-1])
+    slow, fast = found["published"], found["ours"]
+    return {
+        "samples": _SAMPLES,
+        "published graph: train, samples/s": _SAMPLES / slow["train"],
+        "ours: train, samples/s": _SAMPLES / fast["train"],
+        "train step, times faster": slow["train"] / fast["train"],
+        "published graph: inference, samples/s": _SAMPLES / slow["infer"],
+        "ours: inference, samples/s": _SAMPLES / fast["infer"],
+        "inference, times faster": slow["infer"] / fast["infer"],
+        "published graph: peak memory, GB": slow["memory"],
+        "ours: peak memory, GB": fast["memory"],
+        "largest relative difference of loss and gradient norm": max(
+            abs(a - b) / a for a, b in zip(slow["numbers"], fast["numbers"], strict=True)
+        ),
+    }
+
+
+COMPARISONS = {"Questions tiled over frames (published graph) and not": tiling}
+
+
+def main() -> None:
+    """Measure one way and print JSON."""
+    from engine import config, runtime
+
+    way, sections, repeats = sys.argv[1:]
+    runtime.prepare()
+    runtime.import_paddle()
+    cfg = config.load(ROOT / "configs" / "stage.yaml")
+    for name, values in json.loads(sections).items():
+        cfg[name].update(values)
+    runtime.select_device(cfg["TRAIN"]["use_gpu"])
+    print(json.dumps(measure(cfg, way == "published", int(repeats))))
+
+
+if __name__ == "__main__":
+    main()
