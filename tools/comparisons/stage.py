@@ -12,6 +12,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +32,43 @@ def tiled(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value for key, value in batch.items() if key != "sub_index"} | pieces
 
 
+def prepare(cfg: Any, published: bool, dropout: float) -> tuple[Any, Any, Callable]:
+    """A network, a batch and a function that makes a training step: () -> loss, gradient norm."""
+    from engine import build, loader, optim
+
+    cfg["MODEL"]["dropout"] = dropout
+    recipe, model = cfg.engine_args("TRAIN"), build.model(cfg)
+    arrays = model.example_batch(_SAMPLES)
+    batch = loader.to_tensors(tiled(arrays) if published else arrays)
+    optimizer = optim.build(model, recipe)
+
+    def step() -> tuple[float, float]:
+        loss = model.loss(model(batch), batch)["loss"]
+        loss.backward()
+        norm = optim.clip_gradients(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        optimizer.clear_grad(set_to_zero=False)
+        return float(loss), norm
+
+    return model, batch, step
+
+
 def measure(cfg: Any, published: bool, repeats: int) -> dict[str, Any]:
-    """Loss and gradient norm without dropout, and seconds of a training step and of inference."""
+    """Loss and gradient norm without dropout; seconds and memory with the configured one."""
     import paddle
 
-    from engine import build, loader, optim
     from engine.loop import peak_memory
     from tools.benchmark import best
 
-    recipe, numbers = cfg.engine_args("TRAIN"), []
-    for dropout in (0.0, cfg["MODEL"].get("dropout", 0.1)):
-        cfg["MODEL"]["dropout"] = dropout
-        model = build.model(cfg)
-        arrays = model.example_batch(_SAMPLES)
-        batch = loader.to_tensors(tiled(arrays) if published else arrays)
-        optimizer = optim.build(model, recipe)
-
-        def step(model=model, batch=batch, optimizer=optimizer) -> list[float]:
-            loss = model.loss(model(batch), batch)["loss"]
-            loss.backward()
-            norm = optim.clip_gradients(model.parameters(), recipe.clip_norm)
-            optimizer.step()
-            optimizer.clear_grad(set_to_zero=False)
-            return [float(loss), norm]
-
-        with model.plain_operators() if published else contextlib.nullcontext():
-            if not dropout:
-                numbers = step()
-                continue
-            train = best(step, repeats)
-            memory = peak_memory() / 2**30
-            model.eval()
-            with paddle.no_grad():
-                infer = best(lambda: model(batch)["answer_scores"].numpy(), repeats)
+    dropout = cfg["MODEL"].get("dropout", 0.1)
+    model, batch, step = prepare(cfg, published, 0.0)
+    with model.plain_operators() if published else contextlib.nullcontext():
+        numbers = step()
+        model, batch, step = prepare(cfg, published, dropout)
+        train, memory = best(step, repeats), peak_memory() / 2**30
+        model.eval()
+        with paddle.no_grad():
+            infer = best(lambda: model(batch)["answer_scores"].numpy(), repeats)
     return {"numbers": numbers, "train": train, "infer": infer, "memory": memory}
 
 
