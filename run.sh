@@ -33,7 +33,7 @@ here="$(pwd -P)"
 venv="$root/.venv"
 stamps="$venv/.vlzoo"                     # one copy of each lock file that is fully installed
 extras="nlp demo video metrics log dev"
-modules="paddle numpy cv2 h5py yaml tqdm filelock tokenizers sentencepiece safetensors requests nltk"
+modules="paddle numpy cv2 h5py yaml tqdm filelock tokenizers sentencepiece safetensors requests nltk jinja2"
 
 say() { printf '[run.sh] %s\n' "$*" >&2; }
 fail() { printf '[run.sh] error: %s\n' "$*" >&2; exit 1; }
@@ -276,7 +276,7 @@ take_arguments() {
   while [ $# -gt 0 ]; do
     case "$1" in
       --*=*) flag="${1%%=*}" value="${1#*=}" ;;
-      --save_dir | --weights | --pretrain | --resume | --filelist | --video | --video_path | --predictions | -o)
+      --save_dir | --weights | --pretrain | --resume | --filelist | --video | --video_path | --predictions | --subtitles | --regions | -o)
         if [ $# -lt 2 ]; then more+=("$1"); break; fi
         flag="$1" value="$2"
         shift ;;
@@ -288,7 +288,7 @@ take_arguments() {
       --save_dir)
         case "$value" in /* | "~"*) ;; *) value="$here/$value" ;; esac
         save_dir="$value" ;;
-      --weights | --pretrain | --resume | --filelist | --video | --video_path | --predictions)
+      --weights | --pretrain | --resume | --filelist | --video | --video_path | --predictions | --subtitles | --regions)
         value="$(located "$value")" ;;
     esac
     more+=("$flag=$value")
@@ -299,6 +299,8 @@ take_arguments() {
 
 # A sample configuration finds its data made; prepare.py does nothing when they are complete.
 is_sample() { case "/$config" in */configs/sample/*) true ;; *) false ;; esac; }
+# TRAIN.debug only looks whether a run would work: there is nothing to evaluate afterwards.
+is_debug() { case " ${overrides[*]-} " in *" TRAIN.debug="[Tt]rue" "*) true ;; *) false ;; esac; }
 sample_data() { ! is_sample || "$python" data/dataset/sample/prepare.py || exit; }
 
 # run SCRIPT ARGUMENT...: with the flags that all entry points share
@@ -322,7 +324,7 @@ train() {
     flags+=("--pretrain=$pretrain")
   fi
   flags+=(${more[@]+"${more[@]}"})
-  is_sample || become train.py "${flags[@]}"
+  is_sample && ! is_debug || become train.py "${flags[@]}"
   run train.py "${flags[@]}" || exit
   weights=""   # WEIGHTS.path of a sample configuration is the best of its own folder
   if [ -n "$save_dir" ]; then weights="$save_dir/${name}_best.pdparams"; fi

@@ -7,6 +7,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import Config, bind, coerce, find, load, schema
 from .errors import ConfigError, WeightsError
 from .log import logger
@@ -78,11 +80,14 @@ def check_sizes(model: Any, batch: dict) -> None:
     """
     if not hasattr(model, "example_batch"):
         return
-    for key, example in model.example_batch(1).items():
-        found = batch[key].shape if key in batch else example.shape
-        if example.ndim > 1 and found[-1] != example.shape[-1]:
+    examples = model.example_batch(1)
+    for key in getattr(model, "feature_inputs", examples):
+        if key not in batch or key not in examples:
+            continue
+        expected, found = np.shape(examples[key]), np.shape(batch[key])
+        if len(expected) > 1 and found[-1] != expected[-1]:
             raise ConfigError(
-                f"{key}: the network takes vectors of {example.shape[-1]} numbers, the reader "
+                f"{key}: the network takes vectors of {expected[-1]} numbers, the reader "
                 f"gives {found[-1]}; change the sizes under MODEL or those of the data set"
             )
 

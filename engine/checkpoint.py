@@ -37,6 +37,8 @@ class Progress:
     batch: int = 0  # batches of it already done, a whole number of optimiser steps
     step: int = 0  # optimiser steps done
     best: float | None = None
+    best_epoch: int = 0  # in which it was found
+    validated: int = 0  # optimiser step of the last validation inside an epoch
     plan: dict[str, Any] = field(default_factory=dict)  # what the position depends on
     digest: str = ""  # of the configuration
     features: dict[str, Any] = field(default_factory=dict)  # identity of what was trained on

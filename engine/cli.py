@@ -8,6 +8,7 @@ from typing import Any
 
 from . import config, log, runtime
 
+PAGES = 20  # of --visualize
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -57,7 +58,10 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", help="default: WEIGHTS.path, else the published weights are downloaded")
     add("--save_dir", help="default: data/evaluate_results")
-    add("--predictions", help="score this predictions.jsonl instead of running the network")
+    add(
+        "--predictions",
+        help="score this predictions.jsonl or published result file instead of running the network",
+    )
 
 
 def _predict(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,17 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     add("--save_dir", help="default: data/dataset/predict_results")
     add("--video", "--video_path", dest="video", help="a video file of your own")
     add("--query", help="the sentence or question to ask of --video")
+    add("--subtitles", help="subtitle file of --video")
+    add("--choices", help="answers to choose from, separated by |")
+    add("--regions", help="file of detected object regions of --video")
+    add(
+        "--visualize",
+        type=int,
+        nargs="?",
+        const=PAGES,
+        metavar="N",
+        help=f"write a web page for each of the first N answers; {PAGES} when no number is given",
+    )
 
 
 _MODES = {"train": (_train, None), "eval": (_evaluate, 1), "predict": (_predict, 1)}

@@ -2,8 +2,8 @@
 """Data parallelism over ``python -m paddle.distributed.launch``: everything collective is here.
 
 A step's gradients are summed over the processes after its last backward pass, each loss having been
-weighted by its share of the step's samples. So any number of processes, and any accumulation, gives
-the gradient of the mean over the same samples.
+weighted by its share of the step's samples, unless it is a sum over them. So any number of
+processes, and any accumulation, gives the gradient of the mean, or sum, over the same samples.
 """
 
 from __future__ import annotations

@@ -19,15 +19,24 @@ from .log import logger, progress
 
 
 def predictions(
-    model: Any, reader: Any, *, batch_size: int = 1, num_workers: int = 0, log_interval: int = 0
+    model: Any,
+    reader: Any,
+    *,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    log_interval: int = 0,
+    batches: int | None = None,
 ) -> list[dict]:
-    """Records of all items of a reader in their order, on any number of processes the same.
+    """Records of a reader's items in their order, on any number of processes the same.
 
     Every process gets the full list.
+
+    Args:
+        batches: only the first so many; default: all.
     """
     import paddle
 
-    chunks = loader.chunks(reader, batch_size)
+    chunks = loader.chunks(reader, batch_size)[:batches]
     mine = list(range(dist.rank(), len(chunks), dist.world_size()))
     stream = loader.load(reader, [chunks[c] for c in mine], num_workers)
     model.eval()
@@ -47,10 +56,19 @@ def predictions(
     return [record for chunk in sorted(merged) for record in merged[chunk]]
 
 
-def score(metric: Any, reader: Any, records: Iterable[dict]) -> dict[str, float]:
-    """Score records against the reader's references; one without a record counts as wrong."""
-    metric.expect(reader.references())
-    metric.update(list(records))
+def score(
+    metric: Any, reader: Any, records: Iterable[dict], partial: bool = False
+) -> dict[str, float]:
+    """Score records against the reader's references.
+
+    Args:
+        partial: leave out references without a record; otherwise they count as wrong.
+    """
+    records, references = list(records), reader.references()
+    if partial:
+        references = {r["id"]: references[r["id"]] for r in records if r["id"] in references}
+    metric.expect(references)
+    metric.update(records)
     return metric.result()
 
 
@@ -92,12 +110,13 @@ def validator(
         return None, ("", True)
     reader, metric = build.reader(cfg, "valid"), build.metric(cfg)
     check_features(features, identity_of(reader), "VALID")
-    options = cfg.engine_args("VALID")
+    options, brief = cfg.engine_args("VALID"), cfg["TRAIN"]["debug"]
+    limits = {"batch_size": options.batch_size or cfg["TRAIN"]["batch_size"]}
+    limits |= {"num_workers": options.num_workers}
+    limits |= {"batches": loader.DEBUG_BATCHES if brief else None}
 
     def validate() -> dict[str, float]:
-        size = options.batch_size or cfg["TRAIN"]["batch_size"]
-        records = predictions(model, reader, batch_size=size, num_workers=options.num_workers)
-        scores = score(metric, reader, records)
+        scores = score(metric, reader, predictions(model, reader, **limits), partial=brief)
         logger.info("[TEST] Finish: %s", ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
         return scores
 
@@ -144,6 +163,16 @@ def read_predictions(path: Path) -> Iterator[dict]:
         yield record
 
 
+def _given_predictions(metric: Any, reader: Any, path: Path) -> Iterable[dict]:
+    """Records of ``--predictions``: ours, or a published result file that the metric reads."""
+    if path.suffix == ".jsonl" or not hasattr(metric, "read"):
+        return read_predictions(path)
+    if not path.is_file():
+        raise DataError(f"--predictions: expected a result file, {path} not exist.")
+    metric.expect(reader.references())
+    return metric.read(path)
+
+
 def _decode(value: dict) -> Any:
     if value.keys() != {"dtype", "shape", "base64"}:
         return value
@@ -159,7 +188,7 @@ def main(args: Any, cfg: Config) -> None:
     folder = Path(cfg["TEST"]["save_dir"])
     metric, reader = build.metric(cfg), build.reader(cfg, "test")
     if args.predictions:
-        records: Iterable[dict] = read_predictions(Path(args.predictions))
+        records: Iterable[dict] = _given_predictions(metric, reader, Path(args.predictions))
     else:
         records = run(cfg, reader, args)
         if dist.rank() != 0:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import build, evaluate, loader, runtime
+from . import build, evaluate, loader, page, runtime
 from .config import Config, find
 from .errors import ConfigError, DataError
 from .log import logger
@@ -22,6 +23,8 @@ def main(args: Any, cfg: Config) -> None:
     _check_inputs(args, options)
     runtime.select_device(cfg["TRAIN"]["use_gpu"] if options.use_gpu is None else options.use_gpu)
     reader, metric = build.reader(cfg, "infer"), build.metric(cfg)
+    inputs = _raw_inputs(args, reader, cfg.model_name)
+    _check_pages(args.visualize, metric, cfg.model_name)
     extractors = {}
     if args.video or getattr(reader, "needs_extractors", ()):
         extractors = reader.extractors = build.extractors(cfg)
@@ -33,7 +36,12 @@ def main(args: Any, cfg: Config) -> None:
     if not args.video:
         given |= evaluate.identity_of(reader)
     evaluate.check_features(trained, given, "INFER")
-    batches = _batches(args, reader, options, extractors)
+    if args.video:
+        items = reader.from_raw(args.video, args.query, extractors, **inputs)
+        batches = (reader.collate([item]) for item in items)
+    else:
+        chunks = loader.chunks(reader, options.batch_size)
+        batches = loader.load(reader, chunks, options.num_workers)
     _predict(model, batches, metric, args.log_interval)
     folder = Path(options.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +49,12 @@ def main(args: Any, cfg: Config) -> None:
     for line in metric.answers(topk=args.infer_topk or (5 if args.video else 1)):
         print(line)
     print(f"results: {Path(written).resolve()}")
+    if args.visualize:
+        pages = folder / f"{cfg.model_name.upper()}_pages"
+        index = page.write(
+            pages, metric.pages(args.visualize), getattr(reader, "pictures", None), cfg.model_name
+        )
+        print(f"pages: {index.resolve()}")
 
 
 def _predict(model: Any, batches: Iterator[dict], metric: Any, log_interval: int) -> None:
@@ -73,8 +87,33 @@ def _check_inputs(args: Any, options: Any) -> None:
         options.filelist = str(path)
 
 
-def _batches(args: Any, reader: Any, options: Any, extractors: dict[str, Any]) -> Iterator[dict]:
-    if args.video:
-        items = reader.from_raw(args.video, args.query, extractors)
-        return (reader.collate([item]) for item in items)
-    return loader.load(reader, loader.chunks(reader, options.batch_size), options.num_workers)
+def _raw_inputs(args: Any, reader: Any, name: str) -> dict[str, Any]:
+    """What is given beside --video and --query, as arguments of the reader's ``from_raw``."""
+    flags = {key: getattr(args, key) for key in ("subtitles", "choices", "regions")}
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        if not args.video:
+            raise ConfigError(f"--{key}: expected only with --video and --query; give them, too")
+        if key not in inspect.signature(reader.from_raw).parameters:
+            raise ConfigError(f"--{key}: {name} takes none; leave the flag out")
+        if key == "choices":
+            given[key] = _choices(value)
+        elif not Path(value).is_file():
+            raise DataError(f"--{key}: expected a file, {value} not exist.")
+    return given
+
+
+def _choices(text: str) -> list[str]:
+    choices = [choice.strip() for choice in text.split("|")]
+    if not all(choices):
+        raise ConfigError(f"--choices: expected texts separated by |, found an empty one: {text!r}")
+    return choices
+
+
+def _check_pages(count: int | None, metric: Any, name: str) -> None:
+    if count is None:
+        return
+    if count < 1:
+        raise ConfigError(f"--visualize: expected a number of pages from 1, found {count}")
+    if not hasattr(metric, "pages"):
+        raise ConfigError(f"--visualize: {name} has no pages to write; leave the flag out")

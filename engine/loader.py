@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import DataError
 
+DEBUG_BATCHES = 3  # of an epoch, and of validation, with TRAIN.debug
 _TIMEOUT_SECONDS = 600
 
 
@@ -61,11 +62,22 @@ class _Failure(dict):
     """An error on its way from a worker process, where exceptions lose their type."""
 
 
-class _Guarded:
-    """The reader, with user errors turned into values that reach the main process."""
+class _Whole:
+    """A value on its way from a worker process, where Paddle takes structures apart."""
 
-    def __init__(self, reader: Any):
-        self.reader = reader
+    def __init__(self, value: Any):
+        self.value = value
+
+
+class _Guarded:
+    """The reader, with user errors turned into values that reach the main process.
+
+    With ``workers``, what is no plain array is wrapped: Paddle makes tensors of arrays inside of
+    structures, and cannot send empty ones.
+    """
+
+    def __init__(self, reader: Any, workers: bool = False):
+        self.reader, self.workers = reader, workers
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -83,7 +95,13 @@ class _Guarded:
         failed = [item for item in items if isinstance(item, _Failure)]
         if failed:  # Paddle's loader takes a batch without any array for the end of the data
             return dict(failed[0], __array__=np.zeros(1))
-        return self.reader.collate(items)
+        batch = self.reader.collate(items)
+        if not self.workers:
+            return batch
+        return {
+            key: value if isinstance(value, np.ndarray) and value.size else _Whole(value)
+            for key, value in batch.items()
+        }
 
 
 def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Iterator[dict]:
@@ -92,7 +110,7 @@ def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Ite
     Raises:
         DataError: what the reader raised, also from inside a worker.
     """
-    guarded = _Guarded(reader)
+    guarded = _Guarded(reader, workers=num_workers > 0)
     if num_workers == 0:
         stream = (guarded.collate([guarded[i] for i in indices]) for indices in batches)
     else:
@@ -112,7 +130,7 @@ def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Ite
             error.exit_code = int(batch["__code__"])
             raise error
         left -= 1
-        yield batch
+        yield {k: v.value if isinstance(v, _Whole) else v for k, v in batch.items()}
     assert not left, f"the loader left out {left} of {len(batches)} batches"
 
 

@@ -50,6 +50,7 @@ class Trainer:
         self.amp, self.scaler = _precision(self.recipe, self.model, self.optimizer)
         self.steps_per_epoch = 1
         self._samples_per_step = self.recipe.batch_size * self.recipe.accumulate
+        self._sums = getattr(self.model, "loss_sums_samples", False)
         self.received = 0  # signal that reached this process
         self.stop_signal = 0  # signal that all processes know of
         self.last: dict[str, float] = {}
@@ -74,6 +75,14 @@ class Trainer:
         self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.rank() == 0)
         with self._listening():
             for epoch in range(self.state.epoch, self.recipe.epoch):
+                if self._out_of_patience():
+                    logger.info(
+                        "training ends before epoch %d: no better %s than %.4f of epoch %d in %d "
+                        "epochs (TRAIN.patience)",
+                        epoch, self.primary[0], self.state.best, self.state.best_epoch,
+                        self.recipe.patience,
+                    )  # fmt: skip
+                    break
                 self._epoch(epoch)
                 self._end_of_epoch(epoch)
         if dist.rank() == 0:
@@ -84,15 +93,18 @@ class Trainer:
         return self.last
 
     def step_on(self, data: dict) -> dict[str, float]:
-        """One optimiser step on one collated batch; returns its loss terms."""
+        """One optimiser step on one collated batch; returns the model's own loss terms."""
         window = _Window()
         self._forward_backward(loader.Batch([], 1.0, True), data, window)
         self._update(window)
         return window.terms
 
     def _plan(self, epoch: int) -> list[loader.Batch]:
+        order = loader.training_order(self.reader, epoch, self.recipe.seed)
+        if self.recipe.debug:
+            order = order[: loader.DEBUG_BATCHES * self.recipe.batch_size]
         return loader.plan(
-            loader.training_order(self.reader, epoch, self.recipe.seed),
+            order,
             self.recipe.batch_size,
             accumulate=self.recipe.accumulate,
             drop_last=getattr(self.reader, "drop_last", False),
@@ -131,13 +143,16 @@ class Trainer:
             self.reader.set_epoch(epoch)
         self.model.train()
         self.seconds = []
-        batches = self._plan(epoch)[self.state.batch :]
+        plan = self._plan(epoch)
+        done, batches = plan[: self.state.batch], plan[self.state.batch :]
         stream = loader.load(
             self.reader, [b.indices for b in batches if b.indices], self.recipe.num_workers
         )
         rate = self._rate()
         counter = self.state.step if self.recipe.schedule != "constant" else "-"
         logger.info("------- learning rate [%g], learning rate counter [%s] -----", rate, counter)
+        steps = sum(batch.last for batch in done)  # of this epoch
+        self._validate_inside(steps)  # when a signal came between the last step and this
         window = _Window()
         for batch in progress_bar(batches, desc=f"epoch {epoch}"):
             if batch.indices:
@@ -146,8 +161,11 @@ class Trainer:
             if batch.last:
                 self._update(window)
                 self._report(epoch, window)
+                self._stop_if_asked()
+                steps += 1
+                self._validate_inside(steps)
+                self._save_if_due()
                 window = _Window()
-                self._maybe_save(epoch)
 
     def _forward_backward(self, batch: loader.Batch, data: dict, window: _Window) -> None:
         import paddle
@@ -166,8 +184,12 @@ class Trainer:
                 f"samples: {_some(ids)}; check their features, lower the learning rate or set "
                 "clip_norm"
             )
-        (self.scaler.scale(terms["loss"]) * batch.weight).backward()
-        window.add(values, batch.weight, ids)
+        if self._sums:  # the step's sum is that of its parts; what is logged is a mean over samples
+            self.scaler.scale(terms["loss"]).backward()
+            window.add(values, batch.weight / max(1, len(batch.indices)), ids)
+        else:
+            (self.scaler.scale(terms["loss"]) * batch.weight).backward()
+            window.add(values, batch.weight, ids)
 
     def _update(self, window: _Window) -> None:
         """One optimiser step on the gradients of a window of batches."""
@@ -226,27 +248,43 @@ class Trainer:
         }
         self.curves.add("train", self.state.step, self.last | extra)
 
-    def _maybe_save(self, epoch: int) -> None:
-        self.state.epoch = epoch
+    def _stop_if_asked(self) -> None:
         if self.stop_signal:
             self._save(f"step{self.state.step}")
             raise Stopped(
                 f"stopped by a signal after saving step {self.state.step}; go on with "
                 f"--resume {self.recipe.save_dir}"
             )
+
+    def _save_if_due(self) -> None:
         every = self.recipe.save_interval
         if every and self.state.step % every == 0:
             self._save(f"step{self.state.step}")
+
+    def _validate_inside(self, steps: int) -> None:
+        """Validate after ``steps`` optimiser steps of an epoch if it is due and was not done."""
+        every, state = self.recipe.valid_steps, self.state
+        if not (self.validate and every and steps) or state.validated == state.step:
+            return
+        if (steps - 1) % every == 0:
+            self._choose_best(self.validate())
+            state.validated = state.step
+            self.model.train()
+
+    def _out_of_patience(self) -> bool:
+        """Did the last TRAIN.patience epochs bring no better validation score?"""
+        patience, state = self.recipe.patience, self.state
+        return 0 < patience < state.epoch - state.best_epoch and state.best is not None
 
     def _end_of_epoch(self, epoch: int) -> None:
         steady = self.seconds[1:] or self.seconds
         if steady:
             mean = sum(steady) / len(steady)
             logger.info("[TRAIN] Epoch %d training finished, average time: %.4f", epoch, mean)
-        self.state.epoch, self.state.batch = epoch + 1, 0
         interval = self.recipe.valid_interval
         if self.validate and interval and (epoch + 1) % interval == 0:
             self._choose_best(self.validate())
+        self.state.epoch, self.state.batch = epoch + 1, 0
         self._save(f"epoch{epoch}")
 
     def _choose_best(self, scores: dict[str, float]) -> None:
@@ -257,7 +295,7 @@ class Trainer:
             return
         best = self.state.best
         if best is None or (score > best if higher else score < best):
-            self.state.best = score
+            self.state.best, self.state.best_epoch = score, self.state.epoch
             if dist.rank() == 0:
                 self.checkpoints.export("best", self.model, self.state.features)
 

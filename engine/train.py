@@ -9,19 +9,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import build, checkpoint, dist, evaluate, runtime, weights
+from . import build, checkpoint, dist, evaluate, loader, runtime, weights
 from .config import Config
 from .errors import ConfigError
 from .log import logger
 from .loop import Trainer
 
 _KPI_SEED = 1000  # --fix_random_seed
+_DEBUG = {"epoch": 2, "log_interval": 1, "valid_interval": 1}
 
 
 def main(args: Any, cfg: Config) -> None:
     """Train as flags and configuration say."""
     if args.fix_random_seed:
         cfg["TRAIN"]["seed"] = _KPI_SEED
+    if cfg["TRAIN"]["debug"]:
+        folder = str(Path(cfg["TRAIN"]["save_dir"]) / "debug")  # beside real checkpoints
+        cfg["TRAIN"].update(_DEBUG, save_dir=folder)
+        logger.info("TRAIN.debug: %d batches an epoch, for a check only", loader.DEBUG_BATCHES)
     recipe = cfg.engine_args("TRAIN")
     runtime.select_device(recipe.use_gpu)
     _check_gpus(recipe)

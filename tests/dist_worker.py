@@ -33,11 +33,20 @@ def main(folder: Path) -> None:
     run = Trainer(model, reader, toy.recipe(folder, **options), "toy")
     run.on_step = lambda step, terms: losses.append(terms["loss"])
     run.run()
+    paddle.seed(11)
+    summed = toy.Model(dropout=0.0, sums=True)
+    options |= {"clip_norm": None, "optimizer": "sgd", "learning_rate": 1e-3}
+    other = Trainer(summed, reader, toy.recipe(folder / "sums", **options), "toy")
+    other.on_step = lambda step, terms: losses.append(terms["loss"])
+    other.run()
+
     records = evaluate.predictions(model, reader, batch_size=4)
     assert [r["id"] for r in records] == [f"s{i}" for i in range(len(reader))]
     scores = evaluate.score(toy.Metric(), reader, records)
     if dist.rank() == 0:
-        np.savez(folder / "parameters.npz", **checkpoint.parameters_of(model))
+        parameters = checkpoint.parameters_of(model)
+        parameters |= {f"sums/{k}": v for k, v in checkpoint.parameters_of(summed).items()}
+        np.savez(folder / "parameters.npz", **parameters)
         result = {"losses": losses, "scores": scores}
         result["untrained"] = [[r["id"], r["y"].tolist()] for r in untrained]
         (folder / "result.json").write_text(json.dumps(result))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.conftest import ROOT
 GOLDEN = ROOT / "tests" / "golden" / "tall"
 CONFIG = GOLDEN / "tall_a.yaml"  # a file of release 1.8, unchanged
 WEIGHTS = str(GOLDEN / "ckpt_a" / "TALL.pdparams")
+ASKED = ("--weights", WEIGHTS, "--video", str(CONFIG), "--query", "a")  # any file for a video
 MAIN = {"train": train.main, "eval": evaluate.main, "predict": infer.main}
 
 
@@ -131,7 +133,7 @@ def test_sigterm_saves_exits_75_and_the_run_goes_on(folder):
             "train",
             ["-o", "MODEL.name=NOPE", "-o", "DATASET.name=tall"],
             2,
-            "Available models:\n  tall",
+            "\n  tall\n",
         ),
         ("train", ["-o", "DATASET.name=nope"], 2, "tall"),
         ("train", ["-o", "TRAIN.epochs=3"], 2, "did you mean epoch?"),
@@ -150,6 +152,13 @@ def test_sigterm_saves_exits_75_and_the_run_goes_on(folder):
         ("predict", ["--weights", WEIGHTS, "--filelist", "gone.txt"], 3, "gone.txt not exist."),
         ("predict", ["--weights", WEIGHTS, "--video", "gone.mp4", "--query", "a"], 3, "gone.mp4"),
         ("predict", ["--weights", WEIGHTS, "--video", "gone.mp4"], 2, "--query"),
+        ("predict", ["--weights", WEIGHTS, "--choices", "a|b"], 2, "--choices: expected only with"),
+        ("predict", [*ASKED, "--subtitles", "a.srt"], 2, "--subtitles: TALL takes none"),
+        ("predict", [*ASKED, "--regions", "gone.json"], 2, "--regions: TALL takes none"),
+        ("predict", [*ASKED, "--visualize"], 2, "--visualize: TALL has no pages"),
+        ("predict", [*ASKED, "--visualize", "0"], 2, "from 1, found 0"),
+        ("eval", ["--predictions", "gone.json"], 3, "gone.json"),
+        ("eval", ["--predictions", str(CONFIG)], 3, f"{CONFIG}:1: expected a record"),
     ],
 )
 def test_mistakes_end_in_one_line_and_their_exit_code(folder, capsys, name, flags, code, message):
@@ -202,3 +211,58 @@ def test_output_folder_keeps_what_is_in_it(folder):
     Path("ck/mine.txt").write_text("keep")
     assert call("train", "--epoch", "1", "--save_dir", "ck") == 0
     assert Path("ck/mine.txt").read_text() == "keep" and os.listdir("ck")
+
+
+def test_published_results_are_scored_as_predictions(folder, monkeypatch, capsys):
+    from metrics.tall import Metric
+
+    def read(self, path):
+        assert self._references, "expect comes first"
+        return list(evaluate.read_predictions(Path(path)))
+
+    assert call("eval", "--weights", WEIGHTS) == 0
+    scores = Path("data/evaluate_results/TALL_metrics.json").read_text()
+    monkeypatch.setattr(Metric, "read", read, raising=False)
+    published = Path("data/evaluate_results/TALL_predictions.jsonl").rename("published.txt")
+    assert call("eval", "--predictions", str(published), "--save_dir", "again") == 0
+    assert Path("again/TALL_metrics.json").read_text() == scores
+    assert call("eval", "--predictions", "gone.json") == 3
+    assert "gone.json not exist" in capsys.readouterr().err
+
+
+class Asked:
+    """A reader with all inputs of a raw video."""
+
+    def from_raw(self, video, query, extractors, subtitles=None, choices=(), regions=None): ...
+
+
+def raw_inputs(**given) -> dict:
+    flags = {"video": "v.mp4", "subtitles": None, "choices": None, "regions": None, **given}
+    return infer._raw_inputs(SimpleNamespace(**flags), Asked(), "MINE")
+
+
+def test_inputs_beside_a_raw_video():
+    assert raw_inputs() == {}
+    found = raw_inputs(choices="red | a | b\u00e9", regions=str(CONFIG))
+    assert found == {"choices": ["red", "a", "b\u00e9"], "regions": str(CONFIG)}
+    for text in ("", "a||b", "a| ", "|a"):
+        with pytest.raises(errors.ConfigError, match="--choices"):
+            raw_inputs(choices=text)
+    with pytest.raises(errors.DataError, match=r"--subtitles: .*gone.srt not exist"):
+        raw_inputs(subtitles="gone.srt")
+
+
+def test_predict_writes_pages(folder, monkeypatch, capsys):
+    from metrics.tall import Metric
+
+    def pages(self, limit):
+        for found in self.moments()[:limit]:
+            start, end, _ = found["moments"][0]
+            moments = [{"label": "predicted", "start": start / 30, "end": end / 30}]
+            yield {"id": found["id"], "title": f"query {found['id']}", "moments": moments}
+
+    monkeypatch.setattr(Metric, "pages", pages, raising=False)
+    assert call("predict", "--weights", WEIGHTS, "--save_dir", "out", "--visualize", "2") == 0
+    index = Path("out/TALL_pages/index.html")
+    assert f"pages: {index.resolve()}" in capsys.readouterr().out
+    assert len(list(index.parent.iterdir())) == 3 and index.read_text().count("<tr>") == 3

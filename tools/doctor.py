@@ -38,6 +38,7 @@ REQUIRED = {  # module -> distribution
     "filelock": "filelock",
     "requests": "requests",
     "nltk": "nltk",
+    "jinja2": "jinja2",
     "tokenizers": "tokenizers",
     "sentencepiece": "sentencepiece",
     "safetensors": "safetensors",
