@@ -3,6 +3,9 @@
 
 Works for the released feature package, a store packed from it, every data set in that layout, and
 a raw video with subtitles. Source: TVQA+ (arXiv:1904.11574) and its released code.
+
+With ``answer_vocab`` the network reads the question alone, so the axis of answers has size 1, and
+answers are targets of a decoder. That part is this project's own.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 
 from .common.errors import DataError
 from .common.tvqa_plus import Question
+from .common.tvqa_plus_answers import Answers
 from .common.tvqa_plus_frames import Grid, draw_pairs, time_label
 from .common.tvqa_plus_pictures import Pictures
 from .common.tvqa_plus_raw import RawClip
@@ -37,12 +41,13 @@ _SPLITS = ("train", "valid", "test", "infer")
 _STREAMS = ("sub", "vfeat")
 _NO_ANSWER = 999
 _SIZES = ("embedding_size", "vfeat_size", "num_region", "max_qa_l", "max_sub_l", "max_vid_l",
-          "frame_interval", "fps", "max_frames", "num_negatives")  # fmt: skip
+          "frame_interval", "fps", "max_frames", "num_negatives", "max_q_l",
+          "max_answer_len")  # fmt: skip
 
 
 @dataclass(eq=False, repr=False)
 class Reader:
-    """Samples of multiple-choice question answering with temporal and spatial evidence.
+    """Samples of question answering with temporal and spatial evidence.
 
     Frames of a sample are ``frame_interval`` apart on the grid of ``fps`` per second and in phase
     with the question's annotated frames, in every split.
@@ -73,7 +78,11 @@ class Reader:
     vfeat_size: int = 300  # expected width of region features
     num_region: int = 25  # regions of a frame at most
     att_iou_thd: float = 0.5  # IoU from which on a region shows an annotated object
-    max_qa_l: int = 40  # words of question and answer at most
+    answer_vocab: str | None = None  # words of generated answers (JSON); None: multiple choice
+    max_answer_len: int = 16  # words of a generated answer at most, its end included
+    use_copy: bool = True  # generated answers may have words of question and subtitles
+    max_q_l: int = 30  # words of a question at most, with `answer_vocab`
+    max_qa_l: int = 40  # words of question and answer at most, without
     max_sub_l: int = 50  # words of a subtitle piece at most
     max_vid_l: int = 300  # frames of a batch at most
     max_vcpt_l: int = 300  # published setting without effect: region labels are not read
@@ -109,6 +118,10 @@ class Reader:
             max_frames=self.max_frames,
             skip_unk=self.skip_unk,
         )
+        self.answers, self._max_words = None, self.max_qa_l
+        if self.answer_vocab is not None:
+            self._max_words, limits = self.max_q_l, (self.max_q_l, self.max_sub_l, self.max_vid_l)
+            self.answers = Answers(self.answer_vocab, self.max_answer_len, self.use_copy, *limits)
         self._pictures = Pictures(self.videos, self.fps)
         self.set_epoch(0)
 
@@ -119,6 +132,7 @@ class Reader:
     def __len__(self) -> int:
         """Number of questions; also opens all files, so that what is missing is said early."""
         self.source.open(self.input_streams)
+        _ = self.answers and self.answers.vocabulary
         return len(self.source.questions)
 
     @property
@@ -142,15 +156,15 @@ class Reader:
     def __getitem__(self, i: int) -> dict[str, Any]:
         question = self.source.questions[i]
         grid = self.source.grid(question)
-        rows, answers = self.source.statement_rows(question)
+        rows, answers = self.source.statement_rows(question, answers=not self.answers)
         count = self.source.num_frames(question.video)
         item = {
             "id": str(question.qid),
             "question": rows,  # (Lq, D)
-            "answers": answers,  # 5 x (La, D)
+            "answers": answers or [rows[:0]],  # 5 or 1 x (La, D)
             "frames": len(grid.ids),
             "label": time_label(question.moment, count, grid.ids - 1, self.fps, self.max_frames),
-            "target": _NO_ANSWER if question.answer is None else question.answer,
+            "target": self._target(question),
         }
         if self.training and question.answer is None:
             raise DataError(
@@ -167,14 +181,34 @@ class Reader:
             item |= self._attention(question, grid, i)
         if not self.training:
             item |= self._evaluation(question, grid)
+        if self.answers:
+            words, choices = question.words(), question.choices
+            item |= self._generation(item, words, choices, question.answer)
         return item
+
+    def _generation(
+        self, item: dict, words: list[str], choices: Sequence[str], answer: int | None
+    ) -> dict[str, Any]:
+        pieces = None if self.blind == "subtitles" else item.get("pieces")  # what can be copied
+        return self.answers.item(words, pieces, choices, answer)
+
+    def _target(self, question: Question) -> int:
+        """Index of the answer among ``_statements``."""
+        if self.answers:
+            return 0
+        return _NO_ANSWER if question.answer is None else question.answer
+
+    def _statements(self, question: Question) -> list[list[str]]:
+        """Lower-case words that the network reads: the question with every answer, or alone."""
+        choices = [None] if self.answers else range(len(question.choices))
+        return [question.words(k) for k in choices]
 
     def _attention(self, question: Question, grid: Grid, i: int) -> dict[str, np.ndarray]:
         """Pairs (answer, frame, word, region), or groups (answer, frame, word) with patterns."""
-        words = question.words(question.answer)
+        answer = self._target(question)
+        words = self._statements(question)[answer]
         positives = attention_positives(self.source, question, words, self.att_iou_thd)
-        groups = attention_groups(positives, grid, self.max_qa_l, self.max_vid_l)
-        answer = question.answer
+        groups = attention_groups(positives, grid, self._max_words, self.max_vid_l)
         if self._hard:
             index = np.stack([groups.frames, groups.words], 1)
             return {"att_groups": np.insert(index, 0, answer, 1), "att_pattern": groups.pattern}
@@ -189,7 +223,7 @@ class Reader:
         """Word ids, which of them are objects, and what the result file names."""
         source = self.source
         known = source.given("word2idx") or self.vision
-        words = [question.words(k) for k in range(len(question.choices))]
+        words = self._statements(question)
         ids = [source.ids(w) if known else np.zeros(len(w), np.int64) for w in words]
         extra = {}
         if self.vision:
@@ -207,7 +241,7 @@ class Reader:
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Items padded to a batch; frames, words and regions to the longest of the batch."""
         statements = [item["question"] for item in items], [item["answers"] for item in items]
-        qas_bert, qas_mask = pad_statements(*statements, self.max_qa_l)
+        qas_bert, qas_mask = pad_statements(*statements, self._max_words)
         frames = np.array([item["frames"] for item in items])
         labels = np.array([item["label"] for item in items], np.int64)
         batch = {
@@ -232,6 +266,8 @@ class Reader:
             batch |= self._collate_attention(items, batch["vid"].shape[2])
         if not self.training:
             batch |= self._collate_evaluation(items)
+        if self.answers:
+            batch |= self.answers.collate(items, batch, self.training)
         return batch
 
     def _collate_attention(self, items: list[dict], width: int) -> dict[str, np.ndarray]:
@@ -245,12 +281,12 @@ class Reader:
         words = [row for item in items for row in item["word_ids"]]
         batch = {
             "meta": [item["meta"] for item in items],
-            "qas": clip(pad(words, np.int64).reshape(shape), 2, self.max_qa_l),
+            "qas": clip(pad(words, np.int64).reshape(shape), 2, self._max_words),
         }
         if self.vision:
             flags = [row for item in items for row in item["objects"]]
             mask = pad(flags, bool, items[0]["padding_is_object"]).reshape(shape)
-            batch["object_mask"] = clip(mask, 2, self.max_qa_l)
+            batch["object_mask"] = clip(mask, 2, self._max_words)
         return batch
 
     # raw video
@@ -265,7 +301,7 @@ class Reader:
         choices: Sequence[str] = (),
         regions: str | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """One item, as for infer, of a video file, a question and two answers or more.
+        """One item, as for infer, of a video file and a question.
 
         All frames count as annotated. ``qas`` holds positions of words in ``meta["words"]`` instead
         of vocabulary ids, and ``meta["reference"]`` what ``references`` would say.
@@ -274,7 +310,7 @@ class Reader:
             extractors: "text" with words(list of word lists) -> list of (n, D), and, for stream
                 vfeat, "regions" with features(RGB frame (H, W, 3) uint8, boxes (n, 4)) -> (n, Dv).
             subtitles: .srt, .vtt or .json file; for stream sub.
-            choices: the answers to choose from.
+            choices: two answers or more to choose from; with ``answer_vocab``, any to be ranked.
             regions: JSON with boxes of the 3 fps frames in pixels of the video; for stream vfeat.
 
         Raises:
@@ -282,10 +318,13 @@ class Reader:
         """
         raw = RawClip(video, self.fps, self.frame_interval, self.max_frames)
         objects = self.source.objects if self.source.given("object_vocab") else None
-        item = raw.item(query, choices, extractors, self.embedding_size, objects)
+        generative = self.answers is not None
+        item = raw.item(query, choices, extractors, self.embedding_size, objects, generative)
         if self.sub:
             item["pieces"] = raw.pieces(subtitles, extractors, self.embedding_size)
         if self.vision:
             item |= raw.regions(regions, extractors, self.vfeat_size, self.num_region)
+        if self.answers:
+            item |= self._generation(item, item["meta"]["words"][0], raw.choices, None)
         self._pictures.add(raw.name, video)
         yield item

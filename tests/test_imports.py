@@ -68,7 +68,7 @@ def allowed(path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     if parts[0] == "engine":
         return ("engine", "reader.common.safe_pickle"), None
     if parts[:2] == ("models", "extractors"):  # they prepare frames and sentences, too
-        return (own, "models.layers"), ("numpy", "paddle", "cv2", "nltk")
+        return (own, "models.layers"), ("numpy", "paddle", "cv2", "nltk", "tokenizers")
     if parts[0] == "models":
         return (own, "models.layers"), ("numpy", "paddle")
     if parts[:2] == ("reader", "common"):

@@ -23,6 +23,7 @@ from .grounding import span_iou
 logger = logging.getLogger("vlzoo")
 
 CHOICES = 5  # answers to choose from
+ANY_ANSWER = -1  # of boxes that belong to the question alone
 UNKNOWN_WORD = 0  # id of <unk>; the evaluation leaves out its boxes
 FPS, _INTERVAL = 3, 6  # frame ids count from 1; every sixth is used
 _MAX_FRAMES = 300  # frames of a longer clip are not used
@@ -31,14 +32,25 @@ _JOINT_IOU = 0.5
 
 
 @dataclass(frozen=True)
+class Generated:
+    """An answer in words, and how likely the candidates are."""
+
+    answer: str
+    score: float  # log-probability, after beam search normalised by length
+    means: np.ndarray  # (candidates,) mean log-likelihood of a token; empty: none are given
+    sums: np.ndarray | None  # (candidates,) log-likelihood; not in result files
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What is scored of a question."""
 
-    answer: int | None  # None: boxes alone were predicted
+    answer: int | None  # None: boxes alone were predicted, or there are no candidates
     span: tuple[float, float] | None  # seconds
-    entries: np.ndarray  # (E, 4) int64 rows: answer, frame id, word id, number of boxes
+    entries: np.ndarray  # (E, 4) int64 rows: answer or ANY_ANSWER, frame, word, number of boxes
     boxes: np.ndarray  # (B, 4) float64 [x1, y1, x2, y2], entry after entry
     scores: np.ndarray  # (B,) float64
+    generated: Generated | None = None
 
     def lists(self) -> Iterator[tuple[int, int, int, np.ndarray, np.ndarray]]:
         """(answer, frame id, word id, boxes (n, 4), scores (n,)) of every entry."""
@@ -204,6 +216,15 @@ class Evidence:
             }
         return self._scores
 
+    def counted(self) -> Iterator[tuple[Mapping[str, Any], Prediction | None]]:
+        """(reference, prediction or None) of the questions that accuracy is the mean of."""
+        for name, reference in self.references.items():
+            found = self.predictions.get(name)
+            if found is not None and found.answer is None:
+                found = None
+            if "answer" in reference and (found is not None or self.protocol == "strict"):
+                yield reference, found
+
     def _answers(self) -> dict[str, float]:
         """Means over the questions that count."""
         missing, strict = self.missing(), self.protocol == "strict"
@@ -213,13 +234,10 @@ class Evidence:
                 len(self.references), "count as wrong" if strict else "are left out", missing[0],
             )  # fmt: skip
         rows = []  # right, predicted start and end, true start and end
-        for name, reference in self.references.items():
-            found = self.predictions.get(name)
-            answered = found is not None and found.answer is not None
-            if "answer" in reference and (answered or strict):
-                right = answered and found.answer == reference["answer"]
-                span = found.span if answered else (0, 0)
-                rows.append((right, *span, *reference.get("moment", (0, 0))))
+        for reference, found in self.counted():
+            right = found is not None and found.answer == reference["answer"]
+            span = found.span if found is not None else (0, 0)
+            rows.append((right, *span, *reference.get("moment", (0, 0))))
         if not rows:
             logger.warning("nothing to score: expected answers of questions with known ones")
             rows = [(0.0,) * 5]
@@ -271,7 +289,7 @@ class Evidence:
             answer = reference.get("answer")
             image = np.full(len(prediction.entries), -1)
             for e, (k, frame, word, _) in enumerate(prediction.entries.tolist()):
-                if k != answer or word == UNKNOWN_WORD:
+                if answer is None or k not in (answer, ANY_ANSWER) or word == UNKNOWN_WORD:
                     continue
                 if (name, frame) not in images:
                     absent.append((name, frame))

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published result file of TVQA+.
+"""The published result file of TVQA+, and a file of generated answers.
 
 {"ts_answer": {qid: [[start, end], answer]}, "raw_bbox": [{"0": entries of answer 0, …}, …]} with a
 list element per question, an entry being {"pred": scores, "bbox": boxes, "word": word id, "qid",
 "vid_name", "img_idx": frame id}. ``raw_bbox`` is empty when the network does not look at regions.
 Source: inference.py of github.com/jayleicn/TVQAplus.
+
+Boxes of a generated answer belong to the question and are written under every answer. The answers
+themselves are {qid: {"answer": text, "score": log-probability, "mc_scores": mean log-likelihoods
+of the candidates, "mc_answer": the likeliest of them or null, "span": [start, end]}}.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .evidence import CHOICES, Evidence, Prediction, array, box_arrays
+from .evidence import ANY_ANSWER, CHOICES, Evidence, Prediction, array, box_arrays
 from .files import read_json
 
 
@@ -30,30 +34,49 @@ def document(evidence: Evidence) -> dict[str, Any]:
         origin = {"qid": reference.get("qid", name), "vid_name": reference["vid_name"]}
         for answer, frame, word, corners, scores in found.lists():
             entry = {"pred": scores.tolist(), "bbox": corners.tolist(), "word": word}
-            lists[str(answer)].append(entry | origin | {"img_idx": frame})
+            for key in lists if answer == ANY_ANSWER else (str(answer),):
+                lists[key].append(entry | origin | {"img_idx": frame})
         boxes.append(lists)
     return {"ts_answer": answers, "raw_bbox": boxes if any(map(_entries, boxes)) else []}
 
 
+def generated_document(evidence: Evidence) -> dict[str, Any]:
+    """Contents of the file of generated answers for all predictions."""
+    return {
+        name: {
+            "answer": found.generated.answer,
+            "score": found.generated.score,
+            "mc_scores": found.generated.means.tolist(),
+            "mc_answer": found.answer,
+            "span": list(found.span),
+        }
+        for name, _, found in evidence.predicted()
+    }
+
+
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Records of a result file, .json or .json.gz.
+    """Records of a result file or of a file of generated answers, .json or .json.gz.
 
     Returns:
-        a record per question: ``id``, ``answer`` and ``seconds`` where it has them, ``entries``,
-        ``boxes`` and ``box_scores`` as a network's records have them.
+        a record per question: ``id``, ``answer`` (the chosen one) and ``seconds`` where it has
+        them, ``entries``, ``boxes`` and ``box_scores`` as a network's records have them; with
+        ``generated``, what a network's record says of a generated answer.
 
     Raises:
         DataError: the file is missing, is not of that form, or has a question twice.
     """
     whole = read_json(path)
+    if isinstance(whole, dict) and whole and not {"ts_answer", "raw_bbox"} & whole.keys():
+        return [_generated(path, name, found) for name, found in whole.items()]
     if not isinstance(whole, dict) or not {"ts_answer", "raw_bbox"} <= whole.keys():
-        raise DataError(f"{path}: expected an object with ts_answer and raw_bbox, found neither")
-    nothing = {"entries": np.zeros((0, 4), np.int64), "boxes": np.zeros((0, 4))}
-    nothing["box_scores"] = np.zeros(0)
+        raise DataError(
+            f"{path}: expected an object with ts_answer and raw_bbox, or one with generated "
+            "answers, found neither"
+        )
     records = {}
     try:
         for name, (seconds, answer) in whole["ts_answer"].items():
-            records[name] = {"id": name, "answer": answer, "seconds": seconds} | nothing
+            records[name] = {"id": name, "answer": answer, "seconds": seconds} | no_boxes()
     except (AttributeError, TypeError, ValueError):
         raise DataError(f"{path}: expected ts_answer {{qid: [[start, end], answer]}}") from None
     seen = set()
@@ -87,6 +110,33 @@ def prediction(record: Mapping[str, Any]) -> Prediction:
         )
     start, end = array(record, "seconds", (2,)).tolist()
     return Prediction(int(answer), (start, end), **arrays)
+
+
+def no_boxes() -> dict[str, np.ndarray]:
+    """What a record says of boxes when there are none."""
+    return {
+        "entries": np.zeros((0, 4), np.int64),
+        "boxes": np.zeros((0, 4)),
+        "box_scores": np.zeros(0),
+    }
+
+
+def _generated(path: str | os.PathLike, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a generated answer."""
+    try:
+        text = {
+            "id": name,
+            "answer": found["answer"],
+            "answer_logp": found["score"],
+            "answer_scores": found["mc_scores"],
+        }
+        chosen = {"id": name, "answer": found["mc_answer"], "seconds": found["span"]}
+    except (LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: question {name}: expected answer, score, mc_scores, mc_answer and span, "
+            f"found: {error!r}"
+        ) from None
+    return chosen | {"generated": text} | no_boxes()
 
 
 def _entries(lists: Mapping[str, list]) -> list[tuple[int, dict]]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .evidence import UNKNOWN_WORD, Prediction, frame_time
+from . import generation
+from .evidence import ANY_ANSWER, UNKNOWN_WORD, Prediction, frame_time
 from .files import read_json
 
 _FRAMES_SHOWN = 12
@@ -34,7 +35,7 @@ def best_boxes(prediction: Prediction, answer: int | None) -> dict[int, dict[int
     """
     out: dict[int, dict[int, tuple]] = {}
     for k, frame, word, boxes, scores in prediction.lists():
-        if k != answer or word == UNKNOWN_WORD:
+        if k not in (answer, ANY_ANSWER) or word == UNKNOWN_WORD:
             continue
         best = out.setdefault(frame, {})
         if len(scores) and (word not in best or scores.max() > best[word][0]):
@@ -84,6 +85,31 @@ def top_boxes(
             if word not in top or score > top[word][0]:
                 top[word] = (score, frame, box)
     return [(name_of(w, names), frame, score, box) for w, (score, frame, box) in top.items()]
+
+
+def line(label: str, choice: Mapping[str, Any]) -> str:
+    """A choice with its score, where it has one."""
+    score = "" if choice["score"] is None else f" ({choice['score']:.1%})"
+    return f"{label}: {choice['text']}{score}"
+
+
+def sentence(answer: str) -> str:
+    """A generated answer as people read it."""
+    return answer[:1].upper() + answer[1:] or "(nothing)"
+
+
+def generated_first(answer: str, candidates: Sequence[Mapping]) -> list[dict[str, Any]]:
+    """Choices of a page: the generated answer as the predicted one, then the candidates.
+
+    It is correct when it equals the correct candidate but for case and punctuation.
+    """
+    first = {"text": sentence(answer), "score": None, "predicted": True}
+    for candidate in candidates:
+        if candidate.get("correct"):
+            same = map(generation.normalise, (answer, candidate["text"]))
+            first["correct"] = len({*same}) == 1
+    rest = {"score": None, "predicted": False}  # of a generated one there is no share to compare
+    return [first, *({**c, "text": line("candidate", c), **rest} for c in candidates)]
 
 
 def moments(prediction: Prediction, reference: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ An extractor is a `paddle.nn.Layer` built from plain keyword arguments, with
 * `load_files(path)` (optional, instead of both): loads a folder of published files, returns its
   sha256.
 
-Visual ones offer `positions(length)`, `preprocess(frame)`, `features(clips)` and `freeze(log)`,
-text ones `encode(sentences)`.
+Those of clips offer `positions(length)`, `preprocess(frame)`, `features(clips)` and `freeze(log)`;
+of boxes `features(frame, boxes)` and `features_of(frames, boxes)`; of sentences
+`encode(sentences)`; of words `words(sentences)`.
 """
 
 from __future__ import annotations

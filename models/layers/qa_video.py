@@ -191,8 +191,9 @@ class QAVideoEncoder(nn.Layer):
 
         Returns:
             ``words`` (N * A, Lqa, D); per stream an ``Attention`` under ``sub`` and ``vfeat``, the
-            former by subtitle piece with ``piece`` (F,) of each frame; ``frames``; ``vectors``
-            (N, A, Li, D) with ``frame_mask`` (N, A, Li); ``temporal_scores`` (N, A, Li, 2).
+            former by subtitle piece: ``pieces`` (R, Ls, D), ``pieces_mask`` (R, Ls) and ``piece``
+            (F,) of each frame; ``frames``; ``vectors`` (N, A, Li, D) with ``frame_mask``
+            (N, A, Li); ``temporal_scores`` (N, A, Li, 2).
         """
         n, answers, length = batch["qas_mask"].shape
         frames = Frames.of(batch["ts_label_mask"])
@@ -234,7 +235,8 @@ class QAVideoEncoder(nn.Layer):
             piece = frames.sample * pieces + index
         else:
             piece = frames.index
-        return {"sub": self.attend(*question, context, mask, sample), "piece": piece}
+        attention = self.attend(*question, context, mask, sample)
+        return {"sub": attention, "pieces": context, "pieces_mask": mask, "piece": piece}
 
     def _regions(self, batch: dict, question: tuple, frames: Frames) -> dict:
         regions, size = batch["vid"].shape[2:]

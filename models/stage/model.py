@@ -7,7 +7,9 @@ code its numbers were made with.
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +20,15 @@ from ..layers import kernels
 from ..layers.qa_video import Projection, QAVideoEncoder
 from ..layers.ranking import hard_pairs, ranking_loss
 from ..layers.spans import scan_pairs, top_pairs, training_spans, widen, within
+from .decoder import (
+    AnswerDecoder,
+    answer_scores,
+    generation_loss,
+    predicted_spans,
+    span_flags,
+    token_scores,
+)
+from .search import BANNED, BOS, EOS, PAD, beam_search, greedy_search
 
 _ANSWERS = 5
 _BOX_SCORE = 0.2  # published: regions that a word attends with at least this cosine
@@ -41,6 +52,10 @@ class Model(QAVideoEncoder):
             asks for them.
         ts_weight: of the span loss.
         span_iou_thd, span_prob_thd, max_num_proposal: training moments besides the labelled one.
+        answer_vocab: JSON list of words; given, answers are generated instead of chosen: ``dec_*``,
+            ``use_copy`` and ``use_sub_memory`` shape the decoder (``AnswerDecoder``).
+        gen_weight, label_smoothing: of the generation loss.
+        beam_size, length_penalty, max_answer_len, ban_unk: of the search; beam_size 1 is greedy.
 
     Raises:
         ValueError: an option out of range.
@@ -63,6 +78,10 @@ class Model(QAVideoEncoder):
         alpha: float = 20.0, margin: float = 0.1, num_negatives: int = 2, num_hard: int = 2,
         negative_pool_size: int = 0, drop_topk: int = 0, ts_weight: float = 0.5,
         span_iou_thd: float = 0.5, span_prob_thd: float = 0.01, max_num_proposal: int = 1,
+        answer_vocab: str | None = None, dec_layers: int = 2, dec_heads: int = 4,
+        dec_ffn: int = 512, use_copy: bool = True, use_sub_memory: bool = True,
+        gen_weight: float = 1.0, label_smoothing: float = 0.0, beam_size: int = 4,
+        length_penalty: float = 0.7, max_answer_len: int = 16, ban_unk: bool = True,
     ):  # fmt: skip
         if att_loss_type not in ("lse", "hinge"):
             raise ValueError(f"att_loss_type: expected lse or hinge, found {att_loss_type!r}")
@@ -81,7 +100,19 @@ class Model(QAVideoEncoder):
             cls_encoder=encoder(cls_encoder_n_blocks, cls_encoder_n_conv,
                                 cls_encoder_kernel_size, cls_encoder_n_heads),
         )  # fmt: skip
-        self.classifier = Projection(hsz * (2 if add_local else 1), 1, dropout)
+        self.decoder = None
+        if answer_vocab is None:
+            self.classifier = Projection(hsz * (2 if add_local else 1), 1, dropout)
+        else:
+            self.decoder = AnswerDecoder(
+                vocab_size=_count_words(answer_vocab), size=hsz, layers=dec_layers,
+                heads=dec_heads, ffn=dec_ffn, dropout=dropout, use_copy=use_copy,
+                use_sub_memory=use_sub_memory and "sub" in self.streams,
+            )  # fmt: skip
+        self.gen_weight, self.label_smoothing = gen_weight, label_smoothing
+        self.search = {"size": beam_size, "length_penalty": length_penalty,
+                       "max_length": max_answer_len,
+                       "banned": BANNED if ban_unk else (PAD, BOS)}  # fmt: skip
         self.add_local, self.extra_span_length = add_local, extra_span_length
         self.use_sup_att = use_sup_att and "vfeat" in self.streams
         self.att_weight, self.ts_weight = att_weight, ts_weight
@@ -96,11 +127,22 @@ class Model(QAVideoEncoder):
     # network
 
     def forward(self, batch: dict[str, paddle.Tensor]) -> dict[str, paddle.Tensor]:
-        """Batch -> what ``encode`` returns, with ``answer_scores`` (N', A) of ``row_sample`` (N',).
+        """Batch -> what ``encode`` returns and the answer.
 
-        N' is N, or more in training with ``add_local``: one row per moment.
+        Choosing: ``answer_scores`` (N', A) of ``row_sample`` (N',); N' is N, or more in training
+        with ``add_local``: one row per moment. Generating: ``source`` of the decoder, with
+        ``memory`` and ``spans`` (N, 2), and for given targets ``log_probs`` (N, T, V_ext).
         """
         found = self.encode(batch)
+        if self.decoder is None:
+            self._choose(found, batch)
+        else:
+            self._read(found, batch)
+            if self.training:
+                found["log_probs"] = self.decoder(batch["dec_in"], found["source"])
+        return found
+
+    def _choose(self, found: dict, batch: dict) -> None:
         vectors = found["vectors"]  # (N, A, Li, D)
         n, answers, length, size = vectors.shape
         visible = found["frame_mask"].reshape([-1, length])
@@ -112,7 +154,26 @@ class Model(QAVideoEncoder):
             summary = self._with_local(found, summary, samples, spans)
         found["classifier_in"] = summary
         found["answer_scores"] = self.classifier(summary).squeeze(-1)
-        return found
+
+    def _read(self, found: dict, batch: dict) -> None:
+        """Add the decoder's memory; the moment it is told of is the label's in training only."""
+        frames = found["frames"]
+        if self.training:
+            spans = np.stack([batch[f"ts_label_{side}"].numpy() for side in ("st", "ed")], -1)
+        else:
+            spans = predicted_spans(found["temporal_scores"].squeeze(1))
+        flags = span_flags(spans, self.extra_span_length, frames.shape[1])
+        said = {}
+        if self.decoder.use_sub_memory:
+            said = {"pieces": found["pieces"], "pieces_mask": found["pieces_mask"],
+                    "piece": frames.spread(found["piece"], 0)}  # fmt: skip
+        found["spans"], found["in_span"] = spans, paddle.to_tensor(flags)
+        found["memory"] = self.decoder.memory(
+            question=found["words"], question_mask=batch["qas_mask"].squeeze(1),
+            frames=found["vectors"].squeeze(1), frame_mask=batch["ts_label_mask"],
+            seen=found["frame_mask"].squeeze(1), in_span=found["in_span"], **said,
+        )  # fmt: skip
+        found["source"] = self.decoder.source(found["memory"], batch.get("copy_ids"))
 
     def _windows(self, scores: paddle.Tensor, batch: dict) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the answer head: their samples (N',), their moments [start, end) (N', A, 2)."""
@@ -143,25 +204,34 @@ class Model(QAVideoEncoder):
     # objective
 
     def loss(self, outputs: dict, batch: dict) -> dict[str, paddle.Tensor]:
-        """``loss`` = ``cls`` + att_weight * ``att`` + ts_weight * ``ts``, sums over the batch.
+        """``loss`` = answer term + att_weight * ``att`` + ts_weight * ``ts``, sums over the batch.
 
-        ``att`` is 0 in evaluation mode and without labelled regions.
+        The answer term is ``cls``, or gen_weight * ``gen`` of a generating network. ``att`` is 0 in
+        evaluation mode and without labelled regions.
         """
-        target, samples = batch["target"], paddle.to_tensor(outputs["row_sample"])
-        n, rows = target.shape[0], samples.shape[0]
-        answers = F.cross_entropy(
-            outputs["answer_scores"], paddle.gather(target, samples), reduction="sum"
-        )
-        scores = outputs["temporal_scores"]
-        right = paddle.gather_nd(scores, paddle.stack([paddle.arange(n), target], 1))  # (N, Li, 2)
+        target, scores = batch["target"], outputs["temporal_scores"]
+        right = paddle.stack([paddle.arange(target.shape[0]), target], 1)
+        right = paddle.gather_nd(scores, right)  # (N, Li, 2)
         sides = [
             F.cross_entropy(right[:, :, i], batch[f"ts_label_{side}"], reduction="sum")
             for i, side in enumerate(("st", "ed"))
         ]
-        terms = {"cls": answers * (n / rows), "ts": (sides[0] + sides[1]) / 2}
-        terms["att"] = self._attention_loss(outputs, batch)
-        total = terms["cls"] + self.att_weight * terms["att"] + self.ts_weight * terms["ts"]
+        terms = {"ts": (sides[0] + sides[1]) / 2, "att": self._attention_loss(outputs, batch)}
+        if self.decoder is None:
+            terms["cls"] = answer = self._answer_loss(outputs, target)
+        else:
+            terms["gen"] = generation_loss(
+                outputs["log_probs"], batch["dec_tgt"], batch["dec_mask"], self.label_smoothing
+            )
+            answer = self.gen_weight * terms["gen"]
+        total = answer + self.att_weight * terms["att"] + self.ts_weight * terms["ts"]
         return {"loss": total, **terms}
+
+    def _answer_loss(self, outputs: dict, target: paddle.Tensor) -> paddle.Tensor:
+        """Cross-entropy of all rows, scaled to the number of samples."""
+        rows = paddle.gather(target, paddle.to_tensor(outputs["row_sample"]))
+        total = F.cross_entropy(outputs["answer_scores"], rows, reduction="sum")
+        return total * (target.shape[0] / rows.shape[0])
 
     def _attention_loss(self, outputs: dict, batch: dict) -> paddle.Tensor:
         if not (self.training and self.use_sup_att):
@@ -200,27 +270,54 @@ class Model(QAVideoEncoder):
     # records
 
     def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """One record per question: answer scores, best moment of every answer, attended boxes."""
+        """One record per question: answer, best moment, attended boxes.
+
+        Choosing: scores of the answers, and moment and boxes of every one. Generating: the text,
+        and scores of candidates where the batch has some.
+        """
         outputs = self(batch)
         start, end = _probabilities(outputs["temporal_scores"])
         n, answers, length = start.shape
         spans, _ = scan_pairs(start.reshape(-1, length), end.reshape(-1, length))
         spans, chances = spans.reshape(n, answers, 2), np.stack([start, end], -1)
-        scores = outputs["answer_scores"].numpy()
         attention = self._attention(outputs, batch)
+        given = self._texts(outputs, batch) if self.decoder else _scores(outputs)
         records = []
         for i, (name, meta) in enumerate(zip(batch["id"], batch["meta"], strict=True)):
             indices = np.asarray(meta["image_indices"], np.int64)
-            record = {
-                "id": name, "vid_name": meta["vid_name"], "answer_scores": scores[i],
-                "image_indices": indices, "spans": spans[i],
+            records.append({
+                "id": name, "vid_name": meta["vid_name"], "image_indices": indices,
+                "spans": spans[i],
                 "span_probs": np.ascontiguousarray(chances[i, :, : len(indices)]),
-                **attention[i],
-            }  # fmt: skip
-            if "reference" in meta:
-                record["reference"] = meta["reference"]
-            records.append(record)
+                **{key: values[i] for key, values in given.items()}, **attention[i],
+                **{key: meta[key] for key in ("reference", "words") if key in meta},
+            })  # fmt: skip
         return records
+
+    def _texts(self, outputs: dict, batch: dict) -> dict[str, Any]:
+        """Generated answers, and likelihoods of candidates."""
+        source, options = outputs["source"], dict(self.search)
+        n, steps = len(batch["id"]), self.decoder.steps(source)
+        size = 1 if batch.get("greedy") else options.pop("size")
+        if size == 1:
+            options = {k: options[k] for k in ("max_length", "banned")}
+            best = greedy_search(steps, n, **options)
+        else:
+            best = [found[0] for found in beam_search(steps, n, size=size, **options)]
+        words = batch["vocabulary"]
+        known = [words + oov for oov in batch.get("oov", [[]] * n)]
+        given = {
+            "answer": [
+                " ".join(names[token] for token in found.tokens if token != EOS)
+                for found, names in zip(best, known, strict=True)
+            ],
+            "answer_logp": [float(found.score) for found in best],
+        }
+        if "cand_in" in batch:
+            log_probs = self.decoder(batch["cand_in"], source)
+            scores = answer_scores(token_scores(log_probs, batch["cand_tgt"]), batch["cand_mask"])
+            given["answer_scores"], given["answer_scores_sum"] = (x.numpy() for x in scores)
+        return given
 
     def _attention(self, outputs: dict, batch: dict) -> list[dict[str, np.ndarray]]:
         if "vfeat" not in self.streams:
@@ -253,15 +350,25 @@ class Model(QAVideoEncoder):
             return (np.arange(shape[-1]) < lengths).astype(np.float32)
 
         embedding, vfeat = self._feature_sizes
+        answers = _ANSWERS if self.decoder is None else 1
         start = rng.integers(0, frames // 2, size)
         batch = {
-            "qas_bert": normal(_ANSWERS, words, embedding),
-            "qas_mask": mask(_ANSWERS, words, shortest=12),
+            "qas_bert": normal(answers, words, embedding),
+            "qas_mask": mask(answers, words, shortest=12),
             "ts_label_mask": np.ones((size, frames), np.float32),
             "ts_label_st": start,
             "ts_label_ed": start + rng.integers(0, frames // 2, size),
-            "target": rng.integers(0, _ANSWERS, size),
+            "target": rng.integers(0, answers, size),
         }
+        if self.decoder is not None:
+            vocabulary, length = self.decoder.vocab_size, self.search["max_length"]
+            target = rng.integers(EOS, vocabulary, (size, length))
+            start_token = np.full((size, 1), BOS)
+            batch["dec_in"] = np.concatenate([start_token, target[:, :-1]], 1)
+            batch["dec_tgt"], batch["dec_mask"] = target, mask(length, shortest=2)
+            if self.decoder.use_copy:
+                said = frames * tokens if "sub" in self.streams else 0
+                batch["copy_ids"] = rng.integers(EOS, vocabulary, (size, words + said))
         if "sub" in self.streams:
             batch["sub_bert"] = normal(pieces, tokens, embedding)
             batch["sub_mask"] = mask(pieces, tokens, shortest=10)
@@ -304,10 +411,28 @@ class Model(QAVideoEncoder):
         if not any(name.endswith("position_encoding.pe") for name in names):
             return names
         return {
-            name: np.ascontiguousarray(value.T) if value.ndim == 2 else value
+            name: np.ascontiguousarray(value.T) if _is_matrix(name, value) else value
             for name, value in names.items()
             if not name.endswith("position_encoding.pe")
         }
+
+
+def _is_matrix(name: str, value: np.ndarray) -> bool:
+    return value.ndim == 2 and not name.endswith("embed.weight")
+
+
+def _count_words(path: str) -> int:
+    try:
+        return len(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"answer_vocab: expected a JSON list of words, found {path} ({error}); make it with "
+            "data/dataset/tvqa_plus/prepare.py vocab"
+        ) from None
+
+
+def _scores(outputs: dict) -> dict[str, np.ndarray]:
+    return {"answer_scores": outputs["answer_scores"].numpy()}
 
 
 def attended_boxes(

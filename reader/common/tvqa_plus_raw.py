@@ -42,6 +42,7 @@ class RawClip:
         self.name = Path(video).stem
         self.num_frames = grid_length(self._video, fps)
         self.ids = np.arange(1, min(self.num_frames, max_frames) + 1, interval)
+        self.choices: list[str] = []  # answers, split into words
         self.said: list[tuple[float, str]] = []  # start in seconds, text
         self.boxes: list[np.ndarray] = []  # (n, 4) of every frame
 
@@ -52,32 +53,36 @@ class RawClip:
         extractors: Mapping[str, Any],
         size: int,
         objects: Collection[str] | None,
+        generative: bool = False,
     ) -> dict[str, Any]:
-        """Question and answers.
+        """Question and answers, which also become ``choices``.
 
         Args:
             size: width of word features.
             objects: words that are objects; None: all but stop words and punctuation.
+            generative: the question alone; answers, if any, are only to be ranked.
         """
         from .subtitles import tokenize
 
         question, answers = tokenize(query), [tokenize(choice) for choice in choices]
         if not question:
             raise DataError("--query: expected a question, found an empty one")
-        if len(answers) < _FEWEST or not all(answers):
+        if not all(answers) or (len(answers) < _FEWEST and not generative):
+            expected = "answers" if generative else f"{_FEWEST} answers or more"
             raise DataError(
-                f"--choices: expected {_FEWEST} answers or more, none of them empty, found "
-                f"{list(choices)}"
+                f"--choices: expected {expected}, none of them empty, found {list(choices)}"
             )
-        rows = _word_rows([question, *answers], extractors, size)
-        words = [[word.lower() for word in (*question, *answer)] for answer in answers]
+        self.choices += [" ".join(answer) for answer in answers]
+        seen = [] if generative else answers
+        rows = _word_rows([question, *seen], extractors, size)
+        words = [[word.lower() for word in (*question, *answer)] for answer in seen or [[]]]
         return {
             "id": f"{self.name}#{query}",
             "question": rows[0],
-            "answers": rows[1:],
+            "answers": rows[1:] or [rows[0][:0]],
             "frames": len(self.ids),
             "label": (0, 0),
-            "target": _NO_ANSWER,
+            "target": 0 if generative else _NO_ANSWER,
             "word_ids": [np.arange(len(w)) for w in words],
             "objects": [np.array([_is_object(word, objects) for word in w]) for w in words],
             "padding_is_object": False,

@@ -144,8 +144,8 @@ def pad_regions(
 
 
 def pad(rows: Sequence[np.ndarray], dtype: type, fill: Any = 0) -> np.ndarray:
-    """One-dimensional arrays as rows of one, (N, longest)."""
-    out = np.full((len(rows), max(map(len, rows))), fill, dtype)
+    """One-dimensional arrays as rows of one, (N, longest or 1)."""
+    out = np.full((len(rows), max(1, *map(len, rows))), fill, dtype)
     for n, row in enumerate(rows):
         out[n, : len(row)] = row
     return out

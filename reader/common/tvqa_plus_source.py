@@ -171,13 +171,16 @@ class Source:
             )
         return rows
 
-    def statement_rows(self, question: Question) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Word features of a question (Lq, D) and of each of its answers.
+    def statement_rows(
+        self, question: Question, answers: bool = True
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Word features of a question (Lq, D) and, with ``answers``, of each of its answers.
 
         Raises:
             DataError: missing, or not one row a word.
         """
-        parts = {"q": question.text} | {f"a{k}": question.choices[k] for k in range(CHOICES)}
+        choices = range(CHOICES if answers else 0)
+        parts = {"q": question.text} | {f"a{k}": question.choices[k] for k in choices}
         found = []
         for part, text in parts.items():
             key, words = f"{question.qid}_{part}", len(text.split())

@@ -36,6 +36,7 @@ prepare = load(SCRIPT)  # also puts its folder on sys.path
 import language  # noqa: E402
 import render  # noqa: E402
 import scene as plans  # noqa: E402
+import world as worlds  # noqa: E402
 
 
 def run(*args: object, code: int = 0) -> str:
@@ -48,7 +49,7 @@ def run(*args: object, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def world() -> list[dict]:
     """The default world, without its pictures."""
-    return prepare.plan(seed=0, videos=76)
+    return worlds.plan(seed=0, videos=76)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_queries_need_subject_and_verb(world):
 
 
 def test_same_seed_same_bytes_other_seed_other_world():
-    first, again, other = (prepare._texts(prepare.plan(seed, 5), 0) for seed in (0, 0, 1))
+    first, again, other = (worlds._texts(worlds.plan(seed, 5), 0) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 

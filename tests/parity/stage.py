@@ -19,7 +19,13 @@ from metrics.stage import Metric
 from models.layers import spans
 from models.stage import Model
 from reader.stage import Reader
-from tests.parity import stage_data, stage_evaluation
+from tests.parity import (
+    stage_data,
+    stage_evaluation,
+    stage_generative,
+    stage_text,
+    stage_vocab,
+)
 from tools.parity import Case, Tracked
 
 HIDDEN, LOSS, GRADIENT, STEP = 1e-5, 1e-5, 1e-4, 1e-4
@@ -438,4 +444,8 @@ CHECKS = {
     "data": check_data,
     "units": check_units,
     "evaluation": stage_evaluation.evaluation,
+    "generative": stage_generative.generative,
+    "generative_vocab": stage_vocab.generative_vocab,
+    "text_metrics": stage_text.text_metrics,
+    "stems": stage_text.stems,
 }

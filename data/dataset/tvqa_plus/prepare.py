@@ -4,6 +4,9 @@
     python data/dataset/tvqa_plus/prepare.py check DIR          # is everything there, does it fit?
     python data/dataset/tvqa_plus/prepare.py pack DIR STORE     # HDF5 and JSON -> store
     python data/dataset/tvqa_plus/prepare.py extract ...        # features of words and regions
+    python data/dataset/tvqa_plus/prepare.py vocab --qa TRAIN.json --out answer_vocab.json
+
+``vocab`` lists the words that generated answers are made of; networks belong to their list.
 
 DIR holds the files under their published names, or as <option>.json and <option>.h5 (frm_cnt.json,
 qa_bert.h5, ...); a flag names a file that is elsewhere. README.md beside this file describes them.
@@ -20,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from engine.errors import guard  # noqa: E402
+from engine.errors import ConfigError, guard  # noqa: E402
 
 FEATURES = ("qa_bert", "sub_bert", "vcpt", "vfeat")
 SPLITS = ("train", "valid", "test")
@@ -43,6 +46,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for command, options in ((check, (*SPLITS, *TEXTS, *FEATURES)), (pack, FEATURES)):
         for option in options:
             command.add_argument(f"--{option}", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    vocab = commands.add_parser("vocab", help="words of generated answers")
+    vocab.add_argument("--qa", type=Path, required=True, help="training questions (JSON)")
+    vocab.add_argument("--out", type=Path, required=True, help="list to write (JSON)")
+    vocab.add_argument("--min_count", type=int, default=2, help="leave out rarer words (2)")
+    vocab.add_argument("--force", action="store_true", help="replace another list")
     extract = commands.add_parser("extract", help="raw text and videos -> feature files")
     if argv[:1] == ["extract"]:
         from tvqa_plus_features import add_arguments
@@ -59,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         run(args)
     else:
-        {"check": check, "pack": pack}[args.command](args)
+        {"check": check, "pack": pack, "vocab": vocab}[args.command](args)
 
 
 def files(args: argparse.Namespace, options: Iterable[str]) -> dict[str, Path]:
@@ -109,6 +117,29 @@ def pack(args: argparse.Namespace) -> None:
     for line in write(args.target, **given, half=args.half, progress=_progress):
         print(line)
     print(f"{args.target}: complete")
+
+
+def vocab(args: argparse.Namespace) -> None:
+    """Write the words of answers; never over another list, since checkpoints belong to theirs."""
+    from reader.common.errors import DataError
+    from reader.common.moments import write_json
+    from reader.common.tvqa_plus import read_json, read_questions
+    from reader.common.tvqa_plus_answers import build_vocabulary
+
+    if args.min_count < 1:
+        raise ConfigError(f"--min_count: expected 1 or more, found {args.min_count}")
+    questions = read_questions(args.qa)
+    words = build_vocabulary(questions, args.min_count)
+    if args.out.exists() and not args.force and read_json(args.out, list) != words:
+        raise DataError(
+            f"{args.out}: expected the {len(words)} words of {args.qa}, found another list; "
+            "networks that were trained with it need it: choose another --out, or give --force"
+        )
+    try:
+        write_json(args.out, words)
+    except OSError as error:
+        raise DataError(f"{args.out}: cannot write: {error.strerror or error}") from None
+    print(f"{args.out}: {len(words)} words of {len(questions)} questions")
 
 
 def _progress(steps: Iterable, total: int, what: str) -> Iterable:
