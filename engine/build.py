@@ -40,10 +40,14 @@ def model(cfg: Config) -> Any:
     cls = model_class(cfg.model_name)
     kwargs = bind(cls, _arguments(cfg, "MODEL"), cfg.marks)
     paddle.seed(cfg["TRAIN"]["seed"])
+    return _construct(cls, kwargs, "MODEL")
+
+
+def _construct(cls: type, kwargs: dict[str, Any], where: str) -> Any:
     try:
         return cls(**kwargs)
     except ValueError as error:
-        raise ConfigError(f"MODEL: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def model_from_config(path: str) -> Any:
@@ -98,10 +102,7 @@ def metric(cfg: Config) -> Any:
 
     cls = get_metrics(cfg["METRIC"]["name"])
     kwargs = bind(cls, _arguments(cfg, "METRIC"), cfg.marks)
-    try:
-        return cls(**kwargs)
-    except ValueError as error:
-        raise ConfigError(f"METRIC: {error}") from None
+    return _construct(cls, kwargs, "METRIC")
 
 
 def extractors(cfg: Config) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def build_extractor(
         )
     if init_seed is not None:
         seed = coerce(init_seed, int, f"extractors.{name}.init_seed")
-        extractor = cls(**kwargs, init_seed=seed)
+        extractor = _construct(cls, kwargs | {"init_seed": seed}, f"extractors.{name}")
         extractor.identity["weights"] = f"random, seed {seed}"
     else:
         weights = str(find(weights))
@@ -146,7 +147,7 @@ def build_extractor(
                 f"extractors.{name}: expected weights at {weights}, found nothing there; "
                 f"{getattr(cls, 'source', 'check the path')}"
             )
-        extractor = cls(**kwargs)
+        extractor = _construct(cls, kwargs, f"extractors.{name}")
         extractor.identity["weights"] = load_extractor(extractor, weights)
         logger.info("%s: weights %s", name, weights)
     extractor.eval()

@@ -303,8 +303,8 @@ class Reader:
     ) -> Iterator[dict[str, Any]]:
         """One item, as for infer, of a video file and a question.
 
-        All frames count as annotated. ``qas`` holds positions of words in ``meta["words"]`` instead
-        of vocabulary ids, and ``meta["reference"]`` what ``references`` would say.
+        All frames count as annotated. ``meta["reference"]`` says what ``references`` would
+        say, and which ``words`` the ids in ``qas`` stand for: words are numbered for the item.
 
         Args:
             extractors: "text" with words(list of word lists) -> list of (n, D), and, for stream
@@ -325,6 +325,6 @@ class Reader:
         if self.vision:
             item |= raw.regions(regions, extractors, self.vfeat_size, self.num_region)
         if self.answers:
-            item |= self._generation(item, item["meta"]["words"][0], raw.choices, None)
+            item |= self._generation(item, raw.words[0], raw.choices, None)
         self._pictures.add(raw.name, video)
         yield item

@@ -85,6 +85,9 @@ def main() -> None:
             raise ConfigError(f"-o: expected key=value, found {item!r}")
         options[key] = config.literal(value)
     extractor = build.build_extractor(args.extractor, args.weights, args.init_seed, **options)
+    if not hasattr(extractor, "encode" if args.sentences else "positions"):
+        kind = "whole sentences" if args.sentences else "windows of videos"
+        raise ConfigError(f"--extractor: {args.extractor} makes no features of {kind}")
     shard = args.shard or (dist.rank(), dist.world_size())
     if args.sentences:
         encode(extractor, args.sentences, args.out, shard)

@@ -91,9 +91,10 @@ def box_arrays(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         DataError: missing, of a wrong shape, or not finite.
     """
     entries = array(record, "entries", (None, 4), np.int64)
-    if (entries < 0).any() or (entries[:, 0] >= CHOICES).any():
+    choices = max(CHOICES, np.size(record.get("answer_scores", ())))
+    if (entries < 0).any() or (entries[:, 0] >= choices).any():
         raise DataError(
-            f"record {record['id']}: expected entries of answers 0 to {CHOICES - 1} and no "
+            f"record {record['id']}: expected entries of answers 0 to {choices - 1} and no "
             "negative number, found others"
         )
     total = int(entries[:, 3].sum())

@@ -30,7 +30,8 @@ def document(evidence: Evidence) -> dict[str, Any]:
     for name, reference, found in evidence.predicted():
         if found.answer is not None:
             answers[name] = [list(found.span), found.answer]
-        lists: dict[str, list] = {str(k): [] for k in range(CHOICES)}
+        choices = max(CHOICES, len(reference.get("choices", ())))  # a raw video's may be more
+        lists: dict[str, list] = {str(k): [] for k in range(choices)}
         origin = {"qid": reference.get("qid", name), "vid_name": reference["vid_name"]}
         for answer, frame, word, corners, scores in found.lists():
             entry = {"pred": scores.tolist(), "bbox": corners.tolist(), "word": word}

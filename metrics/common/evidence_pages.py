@@ -16,13 +16,14 @@ _FRAMES_SHOWN = 12
 
 
 def word_names(references: Iterable[Mapping[str, Any]], word2idx: str | None) -> dict[int, str]:
-    """Word id -> text, from the labels of true boxes and a {word: id} file.
+    """Word id -> text, from a {word: id} file, labels of true boxes and own ``words``.
 
     Raises:
         DataError: the file is missing or is not JSON.
     """
     names = {i: word for word, i in read_json(word2idx).items()} if word2idx else {}
     for reference in references:
+        names |= reference.get("words", {})
         for objects in reference.get("objects", {}).values():
             names |= {word: label for label, word, _ in objects}
     return names

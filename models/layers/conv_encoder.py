@@ -130,7 +130,7 @@ class StackedEncoder(nn.Layer):
 
     def __init__(
         self, size: int, *, n_blocks: int, n_conv: int, kernel_size: int, n_heads: int,
-        dropout: float, attention_dropout: float = 0.1,
+        dropout: float, attention_dropout: float,
     ):  # fmt: skip
         super().__init__()
         block = (size, n_conv, kernel_size, n_heads, dropout, attention_dropout)

@@ -89,6 +89,7 @@ class QAVideoEncoder(nn.Layer):
     def __init__(
         self, *, hsz: int, bridge_hsz: int, embedding_size: int, vfeat_size: int, dropout: float,
         input_streams: list[str], t_iter: int, scale: float, input_encoder: dict, cls_encoder: dict,
+        attention_dropout: float,
     ):  # fmt: skip
         super().__init__()
         if not input_streams or not set(input_streams) <= {"sub", "vfeat"}:
@@ -111,11 +112,12 @@ class QAVideoEncoder(nn.Layer):
         self.input_embedding = nn.Sequential(
             nn.Dropout(dropout), linear(bridge_hsz, hsz), nn.ReLU(), nn.LayerNorm(hsz)
         )
-        self.input_encoder = StackedEncoder(hsz, dropout=dropout, **input_encoder)
+        shared = {"dropout": dropout, "attention_dropout": attention_dropout}
+        self.input_encoder = StackedEncoder(hsz, **input_encoder, **shared)
         self.c2q_down_projection = nn.Sequential(
             nn.LayerNorm(3 * hsz), nn.Dropout(dropout), linear(3 * hsz, hsz), nn.ReLU()
         )
-        self.cls_encoder = StackedEncoder(hsz, dropout=dropout, **cls_encoder)
+        self.cls_encoder = StackedEncoder(hsz, **cls_encoder, **shared)
         stages = [Projection(hsz, hsz, dropout, relu=True)]
         stages += [_FrameConv(hsz, dropout) for _ in range(t_iter)]
         self.cls_projection_layers = nn.LayerList(stages)

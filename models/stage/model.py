@@ -83,46 +83,36 @@ class Model(QAVideoEncoder):
         gen_weight: float = 1.0, label_smoothing: float = 0.0, beam_size: int = 4,
         length_penalty: float = 0.7, max_answer_len: int = 16, ban_unk: bool = True,
     ):  # fmt: skip
-        if att_loss_type not in ("lse", "hinge"):
-            raise ValueError(f"att_loss_type: expected lse or hinge, found {att_loss_type!r}")
-        if t_iter:
-            warnings.warn("t_iter: the published result does not depend on it", stacklevel=2)
-
-        def encoder(n_blocks: int, n_conv: int, kernel_size: int, n_heads: int) -> dict:
-            return {"n_blocks": n_blocks, "n_conv": n_conv, "kernel_size": kernel_size,
-                    "n_heads": n_heads, "attention_dropout": attention_dropout}  # fmt: skip
-
+        _check_options(att_loss_type, t_iter, use_copy, label_smoothing)
         super().__init__(
             hsz=hsz, bridge_hsz=bridge_hsz, embedding_size=embedding_size, vfeat_size=vfeat_size,
             dropout=dropout, input_streams=list(input_streams), t_iter=t_iter, scale=scale,
-            input_encoder=encoder(input_encoder_n_blocks, input_encoder_n_conv,
-                                  input_encoder_kernel_size, input_encoder_n_heads),
-            cls_encoder=encoder(cls_encoder_n_blocks, cls_encoder_n_conv,
-                                cls_encoder_kernel_size, cls_encoder_n_heads),
+            input_encoder=_encoder(input_encoder_n_blocks, input_encoder_n_conv,
+                                   input_encoder_kernel_size, input_encoder_n_heads),
+            cls_encoder=_encoder(cls_encoder_n_blocks, cls_encoder_n_conv,
+                                 cls_encoder_kernel_size, cls_encoder_n_heads),
+            attention_dropout=attention_dropout,
         )  # fmt: skip
+        self.add_local, self.extra_span_length = add_local, extra_span_length
+        self.use_sup_att = use_sup_att and "vfeat" in self.streams
+        self.att_weight, self.ts_weight, self.gen_weight = att_weight, ts_weight, gen_weight
+        self.ranking = {"kind": att_loss_type, "alpha": alpha, "margin": margin}
+        self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
+                     "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip
+        self.proposals = {"proposals": max_num_proposal, "min_product": span_prob_thd,
+                          "min_iou": span_iou_thd}  # fmt: skip
+        self.label_smoothing, self._feature_sizes = label_smoothing, (embedding_size, vfeat_size)
+        self.search = {"size": beam_size, "length_penalty": length_penalty,
+                       "max_length": max_answer_len,
+                       "banned": BANNED if ban_unk else (PAD, BOS)}  # fmt: skip
         self.decoder = None
         if answer_vocab is None:
-            self.classifier = Projection(hsz * (2 if add_local else 1), 1, dropout)
+            self.classifier = Projection(hsz * (1 + add_local), 1, dropout)
         else:
             self.decoder = AnswerDecoder(
                 vocab_size=_count_words(answer_vocab), size=hsz, layers=dec_layers,
                 heads=dec_heads, ffn=dec_ffn, dropout=dropout, use_copy=use_copy,
-                use_sub_memory=use_sub_memory and "sub" in self.streams,
-            )  # fmt: skip
-        self.gen_weight, self.label_smoothing = gen_weight, label_smoothing
-        self.search = {"size": beam_size, "length_penalty": length_penalty,
-                       "max_length": max_answer_len,
-                       "banned": BANNED if ban_unk else (PAD, BOS)}  # fmt: skip
-        self.add_local, self.extra_span_length = add_local, extra_span_length
-        self.use_sup_att = use_sup_att and "vfeat" in self.streams
-        self.att_weight, self.ts_weight = att_weight, ts_weight
-        self.ranking = {"kind": att_loss_type, "alpha": alpha, "margin": margin}
-        self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
-                     "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip
-        self.proposals = {
-            "proposals": max_num_proposal, "min_product": span_prob_thd, "min_iou": span_iou_thd
-        }  # fmt: skip
-        self._feature_sizes = embedding_size, vfeat_size
+                use_sub_memory=use_sub_memory and "sub" in self.streams)  # fmt: skip
 
     # network
 
@@ -290,7 +280,7 @@ class Model(QAVideoEncoder):
                 "spans": spans[i],
                 "span_probs": np.ascontiguousarray(chances[i, :, : len(indices)]),
                 **{key: values[i] for key, values in given.items()}, **attention[i],
-                **{key: meta[key] for key in ("reference", "words") if key in meta},
+                **({"reference": meta["reference"]} if "reference" in meta else {}),
             })  # fmt: skip
         return records
 
@@ -419,6 +409,21 @@ class Model(QAVideoEncoder):
 
 def _is_matrix(name: str, value: np.ndarray) -> bool:
     return value.ndim == 2 and not name.endswith("embed.weight")
+
+
+def _encoder(n_blocks: int, n_conv: int, kernel_size: int, n_heads: int) -> dict[str, int]:
+    return {"n_blocks": n_blocks, "n_conv": n_conv, "kernel_size": kernel_size, "n_heads": n_heads}
+
+
+def _check_options(
+    att_loss_type: str, t_iter: int, use_copy: bool, label_smoothing: float
+) -> None:
+    if att_loss_type not in ("lse", "hinge"):
+        raise ValueError(f"att_loss_type: expected lse or hinge, found {att_loss_type!r}")
+    if label_smoothing and use_copy:
+        raise ValueError("label_smoothing: expected 0 with use_copy, which has no fixed vocabulary")
+    if t_iter:
+        warnings.warn("t_iter: the published result does not depend on it", stacklevel=3)
 
 
 def _count_words(path: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class RawClip:
         self.num_frames = grid_length(self._video, fps)
         self.ids = np.arange(1, min(self.num_frames, max_frames) + 1, interval)
         self.choices: list[str] = []  # answers, split into words
+        self.words: list[list[str]] = []  # of the statements, in lower case
         self.said: list[tuple[float, str]] = []  # start in seconds, text
         self.boxes: list[np.ndarray] = []  # (n, 4) of every frame
 
@@ -76,6 +78,8 @@ class RawClip:
         seen = [] if generative else answers
         rows = _word_rows([question, *seen], extractors, size)
         words = [[word.lower() for word in (*question, *answer)] for answer in seen or [[]]]
+        ids = {word: i for i, word in enumerate(dict.fromkeys(chain(*words)), 1)}
+        self.words = words
         return {
             "id": f"{self.name}#{query}",
             "question": rows[0],
@@ -83,14 +87,14 @@ class RawClip:
             "frames": len(self.ids),
             "label": (0, 0),
             "target": 0 if generative else _NO_ANSWER,
-            "word_ids": [np.arange(len(w)) for w in words],
+            "word_ids": [np.array([ids[word] for word in w]) for w in words],
             "objects": [np.array([_is_object(word, objects) for word in w]) for w in words],
             "padding_is_object": False,
-            "meta": self._meta(query, choices, words, len(question)),
+            "meta": self._meta(query, choices, ids, len(question)),
         }
 
     def _meta(
-        self, query: str, choices: Sequence[str], words: list[list[str]], length: int
+        self, query: str, choices: Sequence[str], ids: dict[str, int], length: int
     ) -> dict[str, Any]:
         return {
             "vid_name": self.name,
@@ -98,7 +102,6 @@ class RawClip:
             "anno_st_idx": 0,
             "boxes": self.boxes,
             "q_len": length,
-            "words": words,
             "reference": {
                 "vid_name": self.name,
                 "question": query,
@@ -106,6 +109,7 @@ class RawClip:
                 "num_frames": self.num_frames,
                 "subtitles": self.said,
                 "qid": 0,
+                "words": {i: word for word, i in ids.items()},
             },
         }
 

@@ -131,8 +131,17 @@ def test_streams_train_and_give_finite_gradients(streams, add_local):
     assert all(np.isfinite(p.grad.numpy()).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("option", [{"input_streams": ["vcpt"]}, {"att_loss_type": "mse"},
-                                    {"input_encoder_n_heads": 3}, {"cls_encoder_kernel_size": 4}])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"input_streams": ["vcpt"]},
+        {"att_loss_type": "mse"},
+        {"input_encoder_n_heads": 3},
+        {"cls_encoder_kernel_size": 4},
+        {"label_smoothing": 0.1},
+        {"answer_vocab": "nowhere.json"},
+    ],
+)
 def test_options_out_of_range(option):
     with pytest.raises(ValueError, match="expected"):
         small(**option)

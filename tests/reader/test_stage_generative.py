@@ -271,8 +271,9 @@ def test_raw_videos_need_no_choices(raw, tmp_path):
     reader = Reader("infer", answer_vocab=str(path), embedding_size=D, vfeat_size=V)
     (item,) = reader.from_raw(**raw)
     batch = reader.collate([item])
-    assert batch["qas_bert"].shape == (1, 1, 5, D) and batch["qas"].tolist() == [[[0, 1, 2, 3, 4]]]
-    assert batch["meta"][0]["words"] == [["who", "holds", "the", "ball", "?"]]
+    assert batch["qas_bert"].shape == (1, 1, 5, D) and batch["qas"].tolist() == [[[1, 2, 3, 4, 5]]]
+    words = batch["meta"][0]["reference"]["words"]
+    assert list(words.items()) == list(enumerate(["who", "holds", "the", "ball", "?"], 1))
     assert batch["object_mask"].tolist() == [[[False, True, False, True, False]]]
     assert batch["meta"][0]["reference"]["choices"] == [] and batch["target"].tolist() == [0]
     assert batch["oov"] == [["holds", "ada", ":", "it", "'s", "red"]]

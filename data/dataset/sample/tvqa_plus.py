@@ -40,7 +40,7 @@ def files(scenes: list[dict[str, Any]]) -> dict[str, bytes]:
             entries[SPLITS[scene["split"]]].append(_entry(qid, question, scene, rng))
             qid += 1
         subtitles[scene["id"]] = _subtitles(scene)
-        regions[scene["id"]] = _regions(scene, rng)
+        regions[scene["id"]] = _regions(scene)
         counts[scene["id"]] = frame_count(scene)
     labels = {box["label"].lower() for boxes in _annotated(entries) for box in boxes}
     contents: dict[str, Any] = {
@@ -99,9 +99,9 @@ def _boxes(question: Question, scene: dict[str, Any], frame: int) -> Iterator[di
     position, acting = moment_of(frame, scene), acts_at(scene, frame / RATE)
     for entity in scene["entities"]:
         box = visible(entity, position)
-        for label in (entity["noun"], entity.get("name")) if box else ():
-            named = label != entity["noun"]
-            if (entity["id"], label) in question.mentions and not (named and acting != entity["id"]):
+        for label in (entity[key] for key in ("noun", "colour", "name") if key in entity):
+            known = label != entity.get("name") or acting == entity["id"]
+            if box and known and (entity["id"], label) in question.mentions:
                 yield {"img_id": frame, "top": box[1], "left": box[0], "width": box[2] - box[0],
                        "height": box[3] - box[1], "label": label}  # fmt: skip
 
@@ -140,8 +140,9 @@ def visible(entity: dict[str, Any], position: int) -> Box | None:
     return box
 
 
-def _regions(scene: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+def _regions(scene: dict[str, Any]) -> dict[str, Any]:
     """Found regions of every frame of the grid: how many, boxes, labels."""
+    rng = random.Random(f"{scene['id']}/regions")
     boxes: list[list[Box]] = []
     labels: list[list[str]] = []
     for frame in range(1, frame_count(scene) + 1):

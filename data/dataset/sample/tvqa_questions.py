@@ -25,7 +25,7 @@ PAIR_PHRASES = {"meet": "meet", "swap": "swap places with", "chase": "chase"}
 Entity = dict[str, Any]
 Event = dict[str, Any]
 Line = dict[str, Any]
-Mention = tuple[str, str]  # entity id, label: its noun or its name
+Mention = tuple[str, str]  # entity id, label: its noun, colour or name
 
 
 class Question(NamedTuple):
@@ -71,12 +71,11 @@ class Clip:
         present = [e["name"] for e in self.cast]
         return [[n for n in names if n not in but] for names in (present, NAMES)]
 
-    def looks(self, *but: Entity) -> list[list[str]]:
-        """Looks to choose from: of the video, then all; without the colours of these."""
-        colours = {e["colour"] for e in but}
-        kinds = itertools.product([c for c in COLOURS if c not in colours], SHAPES)
-        return [[look(e) for e in self.cast if e not in but],
-                [f"the {colour} {shape}" for colour, shape in kinds]]  # fmt: skip
+    def ones(self, *but: Entity) -> list[list[str]]:
+        """Colours to choose from, which nobody shares: of the video, then all; without these."""
+        taken = {e["colour"] for e in but}
+        present = [e["colour"] for e in self.cast]
+        return [[one(c) for c in colours if c not in taken] for colours in (present, COLOURS)]
 
     def reasons(self, subject: Entity) -> list[list[str]]:
         """Reasons to choose from: told in the video, then made up; none about the subject."""
@@ -181,8 +180,8 @@ def _actors(clip: Clip) -> Iterator[Question]:
             end = min(line["end"], event["seconds"][1])
             if end - start >= 0.6 * (line["end"] - line["start"]):
                 subject = clip.entities[event["subject"]]
-                yield clip.ask(f"Which shape acts {when}", look(subject), clip.looks(),
-                               (start, end), seen(subject))  # fmt: skip
+                yield clip.ask(f"Which one acts {when}", one(subject["colour"]), clip.ones(),
+                               (start, end), coloured(subject))  # fmt: skip
 
 
 def _bystanders(clip: Clip) -> Iterator[Question]:
@@ -199,19 +198,18 @@ def _partners(clip: Clip) -> Iterator[Question]:
     """With whom somebody does something."""
     for event in (event for event in clip.events if event["verb"] in PAIR_PHRASES):
         subject, other = clip.entities[event["subject"]], clip.entities[event["object"]]
-        yield clip.ask(f"Which shape does {look(subject)} {PAIR_PHRASES[event['verb']]}",
-                       look(other), clip.looks(subject), event["seconds"],
-                       seen(subject), seen(other))  # fmt: skip
+        yield clip.ask(f"Which one does {look(subject)} {PAIR_PHRASES[event['verb']]}",
+                       one(other["colour"]), clip.ones(subject), event["seconds"],
+                       seen(subject), coloured(other))  # fmt: skip
 
 
 def _colours(clip: Clip) -> Iterator[Question]:
     """The colour of a form that is there once, at its first event."""
     shapes = Counter(e["shape"] for e in clip.cast)
-    present = [e["colour"] for e in clip.cast]
     first = {event["subject"]: event for event in reversed(clip.events)}
     for entity in (e for e in clip.cast if shapes[e["shape"]] == 1 and e["id"] in first):
-        yield clip.ask(f"What colour is the {entity['shape']} that acts", entity["colour"],
-                       [present, COLOURS], first[entity["id"]]["seconds"], seen(entity))  # fmt: skip
+        yield clip.ask(f"Which one is the {entity['shape']}", one(entity["colour"]), clip.ones(),
+                       first[entity["id"]]["seconds"], seen(entity), coloured(entity))  # fmt: skip
 
 
 # words
@@ -230,6 +228,16 @@ def answer(text: str) -> str:
 def look(entity: Entity) -> str:
     """What a character looks like."""
     return f"the {entity['colour']} {entity['shape']}"
+
+
+def one(colour: str) -> str:
+    """What a character is called where its colour tells it from the others."""
+    return f"the {colour} one"
+
+
+def coloured(entity: Entity) -> Mention:
+    """The entity is mentioned by its colour."""
+    return entity["id"], entity["colour"]
 
 
 def seen(entity: Entity) -> Mention:
