@@ -71,7 +71,7 @@ def within(spans: np.ndarray, length: int) -> np.ndarray:
 
 
 def training_spans(
-    truth: np.ndarray, start: np.ndarray, end: np.ndarray, *, proposals: int, min_product: float,
+    truth: np.ndarray, start: np.ndarray, end: np.ndarray, proposals: int, min_product: float,
     min_iou: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Every sample's labelled span, then its proposals that are probable and overlap the label.

@@ -96,15 +96,13 @@ class Model(QAVideoEncoder):
         self.add_local, self.extra_span_length = add_local, extra_span_length
         self.use_sup_att = use_sup_att and "vfeat" in self.streams
         self.att_weight, self.ts_weight, self.gen_weight = att_weight, ts_weight, gen_weight
-        self.ranking = {"kind": att_loss_type, "alpha": alpha, "margin": margin}
+        self.ranking = att_loss_type, alpha, margin
         self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
                      "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip
-        self.proposals = {"proposals": max_num_proposal, "min_product": span_prob_thd,
-                          "min_iou": span_iou_thd}  # fmt: skip
+        self.proposals = max_num_proposal, span_prob_thd, span_iou_thd
         self.label_smoothing, self._feature_sizes = label_smoothing, (embedding_size, vfeat_size)
-        self.search = {"size": beam_size, "length_penalty": length_penalty,
-                       "max_length": max_answer_len,
-                       "banned": BANNED if ban_unk else (PAD, BOS)}  # fmt: skip
+        self.max_answer_len, self.banned = max_answer_len, BANNED if ban_unk else (PAD, BOS)
+        self.beam = {"size": beam_size, "length_penalty": length_penalty}
         self.decoder = None
         if answer_vocab is None:
             self.classifier = Projection(hsz * (1 + add_local), 1, dropout)
@@ -176,7 +174,7 @@ class Model(QAVideoEncoder):
             return np.arange(n), pairs[:, 0].reshape(n, answers, 2) + np.array([0, 1])
         right = (np.arange(n), batch["target"].numpy())
         truth = np.stack([batch[f"ts_label_{side}"].numpy() for side in ("st", "ed")], -1)
-        samples, spans = training_spans(truth, start[right], end[right], **self.proposals)
+        samples, spans = training_spans(truth, start[right], end[right], *self.proposals)
         return samples, np.repeat(spans[:, None], answers, 1)
 
     def _with_local(
@@ -240,7 +238,7 @@ class Model(QAVideoEncoder):
             pairs = self.hard_pairs(scores, batch)
         if pairs[0] is None or pairs[0].shape[0] == 0:
             return paddle.zeros([])
-        return ranking_loss(scores(pairs[0]), scores(pairs[1]), **self.ranking)
+        return ranking_loss(scores(pairs[0]), scores(pairs[1]), *self.ranking)
 
     def hard_pairs(self, scores: Any, batch: dict) -> list[paddle.Tensor]:
         """Pairs whose negatives are chosen by the ``scores`` of this step."""
@@ -286,14 +284,13 @@ class Model(QAVideoEncoder):
 
     def _texts(self, outputs: dict, batch: dict) -> dict[str, Any]:
         """Generated answers, and likelihoods of candidates."""
-        source, options = outputs["source"], dict(self.search)
+        source = outputs["source"]
         n, steps = len(batch["id"]), self.decoder.steps(source)
-        size = 1 if batch.get("greedy") else options.pop("size")
-        if size == 1:
-            options = {k: options[k] for k in ("max_length", "banned")}
-            best = greedy_search(steps, n, **options)
+        limits = {"max_length": self.max_answer_len, "banned": self.banned}
+        if batch.get("greedy") or self.beam["size"] == 1:
+            best = greedy_search(steps, n, **limits)
         else:
-            best = [found[0] for found in beam_search(steps, n, size=size, **options)]
+            best = [found[0] for found in beam_search(steps, n, **self.beam, **limits)]
         words = batch["vocabulary"]
         known = [words + oov for oov in batch.get("oov", [[]] * n)]
         given = {
@@ -351,7 +348,7 @@ class Model(QAVideoEncoder):
             "target": rng.integers(0, answers, size),
         }
         if self.decoder is not None:
-            vocabulary, length = self.decoder.vocab_size, self.search["max_length"]
+            vocabulary, length = self.decoder.vocab_size, self.max_answer_len
             target = rng.integers(EOS, vocabulary, (size, length))
             start_token = np.full((size, 1), BOS)
             batch["dec_in"] = np.concatenate([start_token, target[:, :-1]], 1)
