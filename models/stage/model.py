@@ -91,11 +91,10 @@ class Model(QAVideoEncoder):
                                    input_encoder_kernel_size, input_encoder_n_heads),
             cls_encoder=_encoder(cls_encoder_n_blocks, cls_encoder_n_conv,
                                  cls_encoder_kernel_size, cls_encoder_n_heads),
-            attention_dropout=attention_dropout,
-        )  # fmt: skip
+            attention_dropout=attention_dropout)  # fmt: skip
         self.add_local, self.extra_span_length = add_local, extra_span_length
-        self.use_sup_att = use_sup_att and "vfeat" in self.streams
-        self.att_weight, self.ts_weight, self.gen_weight = att_weight, ts_weight, gen_weight
+        self.use_sup_att, self.att_weight = use_sup_att and "vfeat" in self.streams, att_weight
+        self.ts_weight, self.gen_weight = ts_weight, gen_weight
         self.ranking = att_loss_type, alpha, margin
         self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
                      "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip

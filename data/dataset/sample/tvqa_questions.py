@@ -93,6 +93,12 @@ class Clip:
         could = [self.action(subject, 0) for _ in range(20)]
         return [[a for a in told if subject["name"] not in a.split()], could]
 
+    def heard(self, line: Line) -> tuple[float, float]:
+        """From the beginning of a line to the next one's, 8 s at most."""
+        end = self.scene["num_frames"] / self.scene["fps"]
+        later = [other["start"] for other in lines(self.scene) if other["start"] > line["start"]]
+        return line["start"], min([*later, end, line["start"] + 8.0])
+
     def told(self, event: Event, line: Line) -> str:
         """What is wished for, in the words of the line: "meet Ben"."""
         return self._form(event["verb"], event["object"], 0, line["speaker"])
@@ -132,7 +138,7 @@ def _reasons(clip: Clip) -> Iterator[Question]:
         verb, why = clip.told(event, line), event["cause"]["text"]
         if clip.rng.random() < 0.5:
             yield clip.ask(f"Why does {subject['name']} want to {verb}", why, clip.reasons(subject),
-                           times(line), called(subject))  # fmt: skip
+                           clip.heard(line), called(subject))  # fmt: skip
         else:
             yield clip.ask(f"Why does {look(subject)} {verb}", why, clip.reasons(subject),
                            event["seconds"], seen(subject))  # fmt: skip
@@ -147,10 +153,10 @@ def _wishes(clip: Clip) -> Iterator[Question]:
         verb, why = clip.told(event, line), event["cause"]["text"]
         if clip.rng.random() < 0.5 and given[line["speaker"], why] == 1:
             yield clip.ask(f"What does {subject['name']} want to do because ' {why} '", verb,
-                           clip.actions(subject), times(line), called(subject))  # fmt: skip
+                           clip.actions(subject), clip.heard(line), called(subject))  # fmt: skip
         elif told[verb] == 1:
             yield clip.ask(f"Who wants to {verb}", subject["name"], clip.names(),
-                           times(line), called(subject))  # fmt: skip
+                           clip.heard(line), called(subject))  # fmt: skip
 
 
 def _requests(clip: Clip) -> Iterator[Question]:
@@ -158,7 +164,7 @@ def _requests(clip: Clip) -> Iterator[Question]:
     for event, line, subject in clip.plans("request"):
         verb, by = clip.told(event, line), clip.entities[line["speaker"]]
         yield clip.ask(f"Who asks {subject['name']} to {verb}", by["name"],
-                       clip.names(subject["name"]), times(line), called(subject), called(by))  # fmt: skip
+                       clip.names(subject["name"]), clip.heard(line), called(subject), called(by))  # fmt: skip
 
 
 # what is seen
@@ -176,12 +182,12 @@ def _actors(clip: Clip) -> Iterator[Question]:
     """Who acts while something is said, where that is one and the same most of the time."""
     for line, when in _heard(clip):
         for event in clip.events:
-            start = max(line["start"], event["seconds"][0])
-            end = min(line["end"], event["seconds"][1])
-            if end - start >= 0.6 * (line["end"] - line["start"]):
+            (begin, end), (first, last) = event["seconds"], clip.heard(line)
+            spoken = min(line["end"], end) - max(line["start"], begin)
+            if spoken >= 0.6 * (line["end"] - line["start"]):
                 subject = clip.entities[event["subject"]]
                 yield clip.ask(f"Which one acts {when}", one(subject["colour"]), clip.ones(),
-                               (start, end), coloured(subject))  # fmt: skip
+                               (max(begin, first), min(end, last)), coloured(subject))  # fmt: skip
 
 
 def _bystanders(clip: Clip) -> Iterator[Question]:
@@ -191,7 +197,7 @@ def _bystanders(clip: Clip) -> Iterator[Question]:
     for line, when in _heard(clip):
         noun = clip.rng.choice(present)
         things = [seen(e) for e in clip.entities.values() if e["noun"] == noun]
-        yield clip.ask(f"What stands around {when}", f"the {noun}", [absent], times(line), *things)
+        yield clip.ask(f"What stands around {when}", f"the {noun}", [absent], clip.heard(line), *things)
 
 
 def _partners(clip: Clip) -> Iterator[Question]:
@@ -254,8 +260,3 @@ def said(line: Line) -> str:
     """What tells a line from others: the reason, the request, or all of it."""
     part = re.search(r"(?:because | (?=please ))(.*)", line["text"])
     return (part[1] if part else line["text"]).rstrip(".!?")
-
-
-def times(line: Line) -> tuple[float, float]:
-    """When a line is spoken."""
-    return line["start"], line["end"]
