@@ -13,7 +13,7 @@ from .errors import ConfigError
 
 def learning_rate(step: int, total: int, recipe: SimpleNamespace) -> float:
     """Learning rate of optimiser step ``step`` (from 0) out of ``total``."""
-    warm = int(recipe.warmup * total)
+    warm = int(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
     if step < warm:
         return recipe.learning_rate * (step + 1) / warm
     done = (step - warm) / max(1, total - warm)

@@ -213,8 +213,8 @@ class Metric:
     ) -> list[dict]:
         """The same records with everything drawn by lot.
 
-        Answers are uniform, so is every pair of first <= last frame; the boxes of each word in each
-        frame stay those that the network chose, their scores are uniform (random attention).
+        Answers are uniform, so is every pair of first <= last frame; every word attends all regions
+        of its frame with uniform scores (random attention).
         Generated answers are drawn from ``texts``, by default from those of the records.
         """
         texts = texts or [record["answer"] for record in records if "answer" in record]
@@ -330,15 +330,20 @@ def _drawn(
     """Parts of a record, drawn by lot."""
     choices, count = len(record["answer_scores"]), len(record["image_indices"])
     pairs = np.column_stack(np.triu_indices(count))  # first <= last
-    entry = np.repeat(np.arange(len(record["entries"])), record["entries"][:, 3])
-    scores = rng.random(len(entry))
-    order = np.lexsort((scores, entry))  # ascending within an entry
+    images, counts = record["region_frames"].T
+    regions = dict(zip(images.tolist(), np.split(record["regions"], np.cumsum(counts)[:-1]), strict=False))
+    entries, boxes = record["entries"].copy(), [np.zeros((0, 4))]
+    for row in entries:
+        boxes.append(rng.permutation(regions[row[1]]))
+        row[3] = len(boxes[-1])
+    scores = [np.sort(rng.random(count)) for count in entries[:, 3]]
     drawn = {
+        "entries": entries,
         "answer_scores": rng.random(choices).astype(np.float32),
         "spans": pairs[rng.integers(len(pairs), size=len(record["spans"]))],
         "span_probs": np.full(record["span_probs"].shape, 1 / count, np.float32),
-        "boxes": record["boxes"][order],
-        "box_scores": scores[order].astype(np.float32),
+        "boxes": np.concatenate(boxes),
+        "box_scores": np.concatenate([np.zeros(0), *scores]).astype(np.float32),
     }
     if "answer" in record:
         drawn["answer_scores_sum"] = rng.random(choices).astype(np.float32)

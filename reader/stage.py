@@ -268,6 +268,7 @@ class Reader:
             batch |= self._collate_evaluation(items)
         if self.answers:
             batch |= self.answers.collate(items, batch, self.training)
+            batch["greedy"] = self.split == "valid"  # a beam is for the final numbers
         return batch
 
     def _collate_attention(self, items: list[dict], width: int) -> dict[str, np.ndarray]:

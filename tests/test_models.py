@@ -31,7 +31,7 @@ def test_every_model_has_reader_metric_and_configurations():
     assert set(MODELS) <= set(list_readers()) and set(MODELS) <= set(list_metrics())
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def name(request, sample_world, monkeypatch) -> str:
     monkeypatch.chdir(sample_world)  # sample configurations name their data relative to it
     return request.param

@@ -448,24 +448,30 @@ def attended_boxes(
 
     Returns:
         ``entries`` (E, 4) answer, frame id, word id, number of boxes; ``boxes`` (B, 4) and
-        ``box_scores`` (B,), ascending inside an entry.
+        ``box_scores`` (B,), ascending inside an entry; ``regions`` (R, 4) of all frames and
+        ``region_frames`` (K, 2) frame id, number of regions.
     """
     entries, boxes, values = [], [np.zeros((0, 4))], [np.zeros(0, np.float32)]
+    images = meta["image_indices"][meta["anno_st_idx"] :]
+    shown = [np.asarray(regions, np.float64).reshape(-1, 4) for regions in meta["boxes"]]
     for answer in range(0 if scores is None else scores.shape[1]):
         words = np.flatnonzero(wanted[answer])
-        for frame, regions in enumerate(meta["boxes"]):
-            image = meta["image_indices"][meta["anno_st_idx"] + frame]
+        for frame, (image, regions) in enumerate(zip(images, shown, strict=False)):
             for word in words:
                 row = scores[frame, answer, word, : len(regions)]
                 order = np.argsort(row, kind="stable")
                 order = order[row[order] >= _BOX_SCORE]
                 entries.append((answer, image, ids[answer, word], len(order)))
-                boxes.append(np.asarray(regions, np.float64).reshape(-1, 4)[order])
+                boxes.append(regions[order])
                 values.append(row[order])
     return {
         "entries": np.array(entries, np.int64).reshape(-1, 4),
         "boxes": np.concatenate(boxes),
         "box_scores": np.concatenate(values),
+        "regions": np.concatenate([np.zeros((0, 4)), *shown]),
+        "region_frames": np.array(
+            [(i, len(r)) for i, r in zip(images, shown, strict=False)], np.int64
+        ).reshape(-1, 2),
     }
 
 

@@ -62,7 +62,9 @@ def _record(name="17", answer=2, span=(1, 2), lists=None, first=1, frames=15, **
         "span_probs": np.full((5, frames, 2), 1 / frames, np.float32),
         "entries": np.array(entries, np.int64).reshape(-1, 4),
         "boxes": np.array([box for _, box in pairs], np.float64).reshape(-1, 4),
-        "box_scores": np.array([score for score, _ in pairs], np.float32), **changes,
+        "box_scores": np.array([score for score, _ in pairs], np.float32),
+        "regions": np.array([BOX, ELSEWHERE, [0, 0, 5, 5]] * 2, np.float64),
+        "region_frames": np.array([[7, 3], [13, 3]]), **changes,
     }  # fmt: skip
 
 
@@ -243,7 +245,7 @@ def test_random_answers_spans_and_attention():
     assert tops == {tuple(BOX), tuple(ELSEWHERE), (0, 0, 5, 5)}
     for r in drawn[:20]:
         assert (np.diff(r["box_scores"][:3]) >= 0).all()
-        assert r["boxes"][3].tolist() == BOX  # boxes stay with their word and frame
+        assert r["entries"][:, 3].tolist() == [3, 3, 3]  # all regions of the frame
     metric = _metric(Metric.random([_record()], np.random.default_rng(0)))
     assert metric.result()["missing"] == 0
     assert records[0]["answer_scores"][2] == 2  # the record itself is as it was

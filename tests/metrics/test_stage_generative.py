@@ -60,7 +60,9 @@ def _record(name="17", text="by the door", best=2, best_sum=2, span=(1, 2), list
         "span_probs": np.full((1, 15, 2), 1 / 15, np.float32),
         "entries": np.array(entries, np.int64).reshape(-1, 4),
         "boxes": np.array([box for _, box in pairs], np.float64).reshape(-1, 4),
-        "box_scores": np.array([score for score, _ in pairs], np.float32), **changes,
+        "box_scores": np.array([score for score, _ in pairs], np.float32),
+        "regions": np.array([BOX, ELSEWHERE, [0, 0, 5, 5]] * 2, np.float64),
+        "region_frames": np.array([[7, 3], [13, 3]]), **changes,
     }  # fmt: skip
 
 

@@ -163,3 +163,4 @@ def test_boxes_are_those_attended_above_the_threshold():
     assert found["entries"].tolist() == [[0, 10, 7, 2], [0, 10, 8, 0]]
     assert found["boxes"].tolist() == [[0, 0, 1, 1], [0, 0, 3, 3]]
     np.testing.assert_allclose(found["box_scores"], [0.3, 0.9])
+    assert found["region_frames"].tolist() == [[10, 3]] and found["regions"].shape == (3, 4)
