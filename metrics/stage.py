@@ -331,7 +331,8 @@ def _drawn(
     choices, count = len(record["answer_scores"]), len(record["image_indices"])
     pairs = np.column_stack(np.triu_indices(count))  # first <= last
     images, counts = record["region_frames"].T
-    regions = dict(zip(images.tolist(), np.split(record["regions"], np.cumsum(counts)[:-1]), strict=False))
+    parts = np.split(record["regions"], np.cumsum(counts)[:-1])
+    regions = dict(zip(images.tolist(), parts, strict=False))
     entries, boxes = record["entries"].copy(), [np.zeros((0, 4))]
     for row in entries:
         boxes.append(rng.permutation(regions[row[1]]))

@@ -2,7 +2,7 @@
 """A system beside what it must beat: ``python tools/baselines.py -c configs/sample/tall.yaml``.
 
 Trains and evaluates the configuration once as it is and once for every input that its reader can
-hide (``DATASET.blind``), scores random answers besides, and prints one table.
+hide (``DATASET.blind``), scores answers without a network besides, and prints one table.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         title = "full model" if blind == "none" else f"{blind}-blind"
         print(f"{title}: running", flush=True)
         rows[title] = _run(cfg, args, blind)
-    rows["random answers"] = _chance(cfg, metric, args.save_dir / "none")
+    rows |= _without_network(cfg, metric, args.save_dir / "none")
     print("\n".join(["", *table(rows, columns)]))
 
 
@@ -82,15 +82,22 @@ def _call(script: str, arguments: list[str]) -> None:
         raise error
 
 
-def _chance(cfg: config.Config, metric: Any, folder: Path) -> dict[str, float]:
-    """Mean score of random answers to the same queries."""
+def _without_network(cfg: config.Config, metric: Any, folder: Path) -> dict[str, dict[str, float]]:
+    """Rows of answers to the same queries that look at nothing: means of random ones, the commonest.
+
+    The latter where the metric offers ``frequent(records, references of the training set)``.
+    """
     path = folder / f"{cfg.model_name.upper()}_predictions.jsonl"
     records, reader = list(evaluate.read_predictions(path)), build.reader(cfg, "test")
     draws = [
         evaluate.score(metric, reader, metric.random(records, np.random.default_rng(seed)))
         for seed in range(_DRAWS)
     ]
-    return {name: float(np.mean([d[name] for d in draws])) for name in draws[0]}
+    rows = {"random answers": {k: float(np.mean([d[k] for d in draws])) for k in draws[0]}}
+    if hasattr(metric, "frequent"):
+        common = metric.frequent(records, build.reader(cfg, "train").references())
+        rows["most frequent answer"] = evaluate.score(metric, reader, common)
+    return rows
 
 
 def table(rows: dict[str, dict[str, float]], columns: list[str]) -> list[str]:

@@ -90,14 +90,15 @@ def with_text(prediction: Prediction, record: Mapping[str, Any], candidates: int
     return replace(prediction, entries=entries, generated=generated)
 
 
-def frequent(records: Sequence[dict], answers: Sequence[str]) -> list[dict]:
-    """The same records with the most frequent of ``answers`` and nothing else of the network.
+def frequent(records: Sequence[dict], references: Mapping[str, Mapping]) -> list[dict]:
+    """The same records with the commonest answer of ``references`` and nothing of the network.
 
     All candidates are equally likely, the moment is the whole clip, and there are no boxes.
 
     Raises:
         DataError: there are no answers.
     """
+    answers = [r["choices"][r["answer"]] for r in references.values() if "answer" in r]
     if not answers:
         raise DataError("most frequent answer: expected answers to count, found none")
     words = Counter(map(normalise, answers)).most_common(1)[0][0]

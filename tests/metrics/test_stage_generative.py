@@ -391,7 +391,9 @@ def test_random_answers():
 
 def test_the_most_frequent_answer():
     references, records = _many()
-    training = ["By the door", "Yes", "by the door .", "Yes", "By the Door"]
+    texts = ["By the door", "Yes", "by the door .", "Yes", "By the Door"]
+    training = {str(n): {"choices": ["No", text], "answer": 1} for n, text in enumerate(texts)}
+    training["test"] = {"choices": ["Yes"]}
     rows = _metric().frequent(records, training)
     assert {r["answer"] for r in rows} == {"by the door"}
     result = _metric(rows, references).result()
@@ -399,4 +401,4 @@ def test_the_most_frequent_answer():
     assert result["overall_map"] == 0.0 and result["miou"] == pytest.approx(4 / 30)
     assert len(records[0]["entries"]) == 6
     with pytest.raises(DataError, match="most frequent answer: expected answers to count"):
-        _metric().frequent(records, [])
+        _metric().frequent(records, {})
