@@ -127,6 +127,8 @@ def make_stage(_scenes: list[dict[str, Any]], out: Path) -> None:
     if _is_stale(store):
         shutil.rmtree(store)
     _run("stage", script, "pack", raw, store)
+    _run("stage", script, "vocab", "--qa", questions[0], "--out", raw / "answer_vocab.json",
+         "--force")  # fmt: skip
 
 
 def _is_stale(store: Path) -> bool:

@@ -120,7 +120,7 @@ class Clip:
 def questions(scene: dict[str, Any], rng: random.Random) -> list[Question]:
     """All questions about a video."""
     clip = Clip(scene, rng)
-    kinds = (_reasons, _wishes, _requests, _actors, _bystanders, _partners, _colours)
+    kinds = (_reasons, _wishes, _requests, _actors, _bystanders, _partners)
     return [question for kind in kinds for question in kind(clip)]
 
 
@@ -207,15 +207,6 @@ def _partners(clip: Clip) -> Iterator[Question]:
         yield clip.ask(f"Which one does {look(subject)} {PAIR_PHRASES[event['verb']]}",
                        one(other["colour"]), clip.ones(subject), event["seconds"],
                        seen(subject), coloured(other))  # fmt: skip
-
-
-def _colours(clip: Clip) -> Iterator[Question]:
-    """The colour of a form that is there once, at its first event."""
-    shapes = Counter(e["shape"] for e in clip.cast)
-    first = {event["subject"]: event for event in reversed(clip.events)}
-    for entity in (e for e in clip.cast if shapes[e["shape"]] == 1 and e["id"] in first):
-        yield clip.ask(f"Which one is the {entity['shape']}", one(entity["colour"]), clip.ones(),
-                       first[entity["id"]]["seconds"], seen(entity), coloured(entity))  # fmt: skip
 
 
 # words
