@@ -83,7 +83,7 @@ def _call(script: str, arguments: list[str]) -> None:
 
 
 def _without_network(cfg: config.Config, metric: Any, folder: Path) -> dict[str, dict[str, float]]:
-    """Rows of answers to the same queries that look at nothing: means of random ones, the commonest.
+    """Rows of answers that look at nothing: means of random ones, and the commonest one.
 
     The latter where the metric offers ``frequent(records, references of the training set)``.
     """

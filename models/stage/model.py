@@ -268,7 +268,7 @@ class Model(QAVideoEncoder):
         spans, _ = scan_pairs(start.reshape(-1, length), end.reshape(-1, length))
         spans, chances = spans.reshape(n, answers, 2), np.stack([start, end], -1)
         attention = self._attention(outputs, batch)
-        given = self._texts(outputs, batch) if self.decoder else _scores(outputs)
+        given = _scores(outputs) if self.decoder is None else self.texts(outputs, batch)
         records = []
         for i, (name, meta) in enumerate(zip(batch["id"], batch["meta"], strict=True)):
             indices = np.asarray(meta["image_indices"], np.int64)
@@ -281,10 +281,10 @@ class Model(QAVideoEncoder):
             })  # fmt: skip
         return records
 
-    def _texts(self, outputs: dict, batch: dict) -> dict[str, Any]:
-        """Generated answers, and likelihoods of candidates."""
+    def texts(self, outputs: dict, batch: dict) -> dict[str, Any]:
+        """Generated ``answer`` with ``answer_logp`` of every sample, and scores of candidates."""
         source = outputs["source"]
-        n, steps = len(batch["id"]), self.decoder.steps(source)
+        n, steps = batch["qas_bert"].shape[0], self.decoder.steps(source)
         limits = {"max_length": self.max_answer_len, "banned": self.banned}
         if batch.get("greedy") or self.beam["size"] == 1:
             best = greedy_search(steps, n, **limits)
