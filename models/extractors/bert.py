@@ -27,6 +27,7 @@ from .errors import WeightsFileError
 
 PAD, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 LONGEST_WORD = 100  # characters; longer words are unknown
+_PLACE = 0.15  # size of random position vectors beside random word vectors
 
 Pieces = list[int]  # ids of the pieces of one word
 
@@ -191,9 +192,14 @@ def _tokenizer(ids: dict[str, int], lower_case: bool) -> Tokenizer:
 
 
 def _draw(net: nn.Layer, seed: int) -> None:
-    """Normal weights; each depends on the seed and its name only."""
+    """Normal weights; each depends on the seed and its name only.
+
+    Positions are drawn small: as after training, a vector shall tell the word before its place.
+    """
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             stream = np.random.RandomState([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
-            value = stream.standard_normal(parameter.shape) * DEVIATION
+            place = name.startswith(("embeddings.position", "embeddings.token_type"))
+            deviation = DEVIATION * (_PLACE if place else 1)
+            value = stream.standard_normal(parameter.shape) * deviation
             parameter.set_value(value.astype(np.float32))
