@@ -8,7 +8,6 @@ could have been. Which of them is right cannot be told from the words of the que
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from language import FORMS, REASONS
-from scene import COLOURS, NAMES, PAIR_VERBS, PLACES, PROPS, SHAPES, VERBS
+from scene import COLOURS, NAMES, PAIR_VERBS, PLACES, PROPS, VERBS
 
 RATE = 3  # frames of TVQA+'s grid per second
 NOUNS = (*PROPS, *PLACES.values())
@@ -89,7 +88,8 @@ class Clip:
 
     def actions(self, subject: Entity) -> list[list[str]]:
         """Wishes to choose from: uttered in the video, then made up; none with the subject."""
-        told = [self.told(event, line) for event, line, _ in self.plans("reason", "event", "request")]
+        plans = self.plans("reason", "event", "request")
+        told = [self.told(event, line) for event, line, _ in plans]
         could = [self.action(subject, 0) for _ in range(20)]
         return [[a for a in told if subject["name"] not in a.split()], could]
 
@@ -164,7 +164,8 @@ def _requests(clip: Clip) -> Iterator[Question]:
     for event, line, subject in clip.plans("request"):
         verb, by = clip.told(event, line), clip.entities[line["speaker"]]
         yield clip.ask(f"Who asks {subject['name']} to {verb}", by["name"],
-                       clip.names(subject["name"]), clip.heard(line), called(subject), called(by))  # fmt: skip
+                       clip.names(subject["name"]), clip.heard(line), called(subject),
+                       called(by))  # fmt: skip
 
 
 # what is seen
@@ -197,7 +198,8 @@ def _bystanders(clip: Clip) -> Iterator[Question]:
     for line, when in _heard(clip):
         noun = clip.rng.choice(present)
         things = [seen(e) for e in clip.entities.values() if e["noun"] == noun]
-        yield clip.ask(f"What stands around {when}", f"the {noun}", [absent], clip.heard(line), *things)
+        question = f"What stands around {when}"
+        yield clip.ask(question, f"the {noun}", [absent], clip.heard(line), *things)
 
 
 def _partners(clip: Clip) -> Iterator[Question]:
