@@ -424,3 +424,45 @@ def test_tall_layout_calls_the_real_preparation(tmp_path, monkeypatch):
     with pytest.raises(prepare.DataError, match="exit code 4") as failed:
         prepare.make_tall([], tmp_path)
     assert failed.value.exit_code == 4
+
+
+def test_stage_layout_extracts_features_and_packs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    with pytest.raises(prepare.DataError, match="found nothing there"):
+        prepare.make_stage([], tmp_path)
+    script = tmp_path / "data" / "dataset" / "tvqa_plus" / "prepare.py"
+    script.parent.mkdir(parents=True)
+    config = tmp_path / "configs" / "sample" / "stage.yaml"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    raw = tmp_path / "tvqa_plus"
+    raw.mkdir()
+    script.write_text("import sys; open('told', 'a').write(' '.join(sys.argv[1:]) + '\\n')")
+    prepare.make_stage([], tmp_path)
+    extract, pack, vocab = (tmp_path / "told").read_text().splitlines()
+    lists = [f"{raw}/tvqa_plus_{split}_preprocessed.json" for split in ("train", "valid", "test")]
+    assert extract.startswith(f"extract --qa {' '.join(lists)} --videos {tmp_path / 'videos'} ")
+    assert f"--out {raw} --config {config} " in extract
+    assert f"-o DATASET.extractors.regions.pca={raw / 'region_pca.npz'} " in extract
+    assert pack == f"pack {raw} {raw / 'store'}"
+    assert vocab == f"vocab --qa {lists[0]} --out {raw / 'answer_vocab.json'} --force"
+
+
+def test_store_of_other_features_is_packed_anew(tmp_path):
+    from reader.common import tvqa_plus_store
+
+    def write(rows: int) -> None:
+        import h5py
+
+        with h5py.File(tmp_path / "qa_bert.h5", "w") as file:
+            file["1_q"] = np.zeros((rows, 4), np.float32)
+
+    store = tmp_path / "store"
+    assert not prepare._is_stale(store)
+    write(3)
+    tvqa_plus_store.pack(store, qa_bert=tmp_path / "qa_bert.h5")
+    assert not prepare._is_stale(store)
+    write(300)
+    assert prepare._is_stale(store)
+    (tmp_path / "qa_bert.h5").unlink()
+    assert prepare._is_stale(store)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "data" / "dataset" / "sample"))
 
+import scene as plans  # noqa: E402
 import tvqa_plus  # noqa: E402
 import tvqa_questions  # noqa: E402
 import world as worlds  # noqa: E402
@@ -125,19 +127,30 @@ def test_boxes_are_the_entities_that_the_text_names(entries, scenes):
                 (entity,) = [
                     e
                     for e in scene["entities"]
-                    if box["label"] in (e["noun"], e.get("name"))
+                    if box["label"] in (e["noun"], e.get("colour"), e.get("name"))
                     and (e["boxes"][position] if "boxes" in e else e["box"]) == corners
                 ]
                 named[box["label"]] += 1
                 if box["label"] == entity.get("name"):
                     assert tvqa_plus.acts_at(scene, int(frame) / 3) == entity["id"]
-    assert set(named) >= {*tvqa_questions.NOUNS, *tvqa_questions.SHAPES, *tvqa_questions.NAMES}
+    nouns = {*tvqa_questions.NOUNS, *plans.SHAPES}
+    assert set(named) == {*nouns, *plans.COLOURS, *plans.NAMES}
     assert min(named.values()) > 8
 
 
 def test_object_vocabulary_covers_every_label(files, entries):
     labels = {b["label"].lower() for e in entries for boxes in e["bbox"].values() for b in boxes}
     assert json.loads(files["eval_object_vocab.json"]) == sorted(labels)
+
+
+def test_a_line_lasts_until_the_next(scenes):
+    for scene in scenes.values():
+        clip = tvqa_questions.Clip(scene, random.Random(0))
+        spoken = tvqa_questions.lines(scene)
+        for line, later in itertools.pairwise(spoken):
+            start, end = clip.heard(line)
+            assert (start, end) == (line["start"], min(later["start"], start + 8.0))
+        assert clip.heard(spoken[-1])[1] <= scene["num_frames"] / scene["fps"]
 
 
 def test_subtitles(files, scenes):
@@ -243,5 +256,5 @@ def test_both_streams_are_asked_about(entries):
     openings = Counter(" ".join(entry["q"].split()[:2]) for entry in entries)
     assert len(openings) >= 6
     assert min(openings.values()) > 50
-    seen = sum(openings[w] for w in ("Which shape", "What stands", "What colour"))
+    seen = sum(openings[w] for w in ("Which one", "What stands"))
     assert 0.4 < seen / len(entries) < 0.7
