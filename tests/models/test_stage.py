@@ -88,7 +88,8 @@ def test_a_training_step_equals_the_one_of_plain_operators():
     batch = loader.to_tensors(model.example_batch(3))
     found = []
     for plain in (False, True):
-        model.clear_gradients(set_to_zero=False)
+        for parameter in model.parameters():
+            parameter.clear_gradient(set_to_zero=False)
         if plain:
             with kernels.plain():
                 terms = model.loss(model(batch), batch)

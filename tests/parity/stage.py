@@ -97,7 +97,8 @@ def _check_training(case: Case, model: Model, batch: dict, z: Tracked) -> None:
         case.close("out/train/grad_norm", norm, z["out/train/grad_norm"], 0, GRADIENT)
         if any(name.startswith("grad/") for name in z):
             _check_gradients(case, model, z.under("grad/"))
-        model.clear_gradients(set_to_zero=False)
+        for parameter in model.parameters():
+            parameter.clear_gradient(set_to_zero=False)
 
 
 def _check_losses(case: Case, terms: dict, z: Tracked, samples: int, rows: int) -> None:
