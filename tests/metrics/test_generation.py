@@ -293,7 +293,8 @@ def test_against_the_coco_tools(seed, references):
         np.testing.assert_allclose(ours(*words), theirs, atol=1e-12)
 
 
-FAKE_JAVA = """#!{python}
+FAKE_JAVA = """#!/bin/sh
+"exec" "{python}" "$0" "$@"
 import os, sys
 from pathlib import Path
 Path({log!r}).write_text(" ".join(sys.argv[1:]) + "|" + os.environ["LC_ALL"])
