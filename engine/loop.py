@@ -365,9 +365,13 @@ def peak_memory() -> int:
 
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated()
-    import resource
+    try:  # unlike ru_maxrss, this does not begin with the parent's
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _precision(recipe: SimpleNamespace, model: Any, optimizer: Any) -> tuple[Callable, Any]:

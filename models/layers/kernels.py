@@ -183,22 +183,23 @@ class _Max(PyLayer):
     def forward(ctx, x, mask):
         ctx.save_for_backward(x, mask)
         n, length, size = x.shape
-        ctx.result = Output([n, size])
-        source, keep, y = rowwise.view(x), rowwise.view(mask), ctx.result.array
+        result = Output([n, size])
+        source, keep, y = rowwise.view(x), rowwise.view(mask), result.array
+        ctx.largest = y
 
         def work(_: int, block: slice) -> None:
             shown = np.where(keep[block][:, :, None] > 0, source[block], np.float32(_LOW))
             shown.max(1, out=y[block])
 
         rowwise.run(work, n, length * size)
-        return ctx.result.tensor()
+        return result.tensor()
 
     @staticmethod
     def backward(ctx, dy):
         x, mask = ctx.saved_tensor()
         result = Output(x.shape)
         source, keep, gradient = (rowwise.view(t) for t in (x, mask, dy))
-        y, dx = ctx.result.array, result.array
+        y, dx = ctx.largest, result.array
 
         def work(_: int, block: slice) -> None:
             largest = source[block] == y[block][:, None]
@@ -237,14 +238,15 @@ class _ConcatNormLinear(PyLayer):
         for n, w in zip(normed, paddle.split(weight, 3), strict=True):
             y = y.add_(paddle.matmul(n, w))
         y = F.relu(y)
-        ctx.save_for_backward(a, b, gain, weight, y, *normed)
+        # Not y itself: a result that its own graph node holds is never freed.
+        ctx.save_for_backward(a, b, gain, weight, y > 0, *normed)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        a, b, gain, weight, y, *normed = ctx.saved_tensor()
+        a, b, gain, weight, shown, *normed = ctx.saved_tensor()
         rows, size = a.shape
-        dy = dy * (y > 0).astype(dy.dtype)
+        dy = dy * shown.astype(dy.dtype)
         dbias = paddle.matmul(paddle.ones([1, rows]), dy).squeeze(0)
         dweight = paddle.concat([paddle.matmul(n, dy, transpose_x=True) for n in normed])
         dn = [paddle.matmul(dy, w, transpose_y=True) for w in paddle.split(weight, 3)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
@@ -123,6 +125,19 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
         y.sum().backward()
         found.append((y.numpy(), x.grad.numpy()))
     assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of the process")
+def test_graphs_without_a_backward_pass_are_freed():
+    def size() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    a, norm, linear = tensor(4000, 64, seed=30), nn.LayerNorm(192), nn.Linear(192, 64)
+    sizes = []
+    for _ in range(40):
+        kernels.concat_norm_linear(a, a * 1.0, norm, linear, 0.1, True)
+        sizes.append(size())
+    assert sizes[-1] - sizes[4] < 50e6  # 40 graphs hold 200 MB
 
 
 def test_an_error_in_a_block_reaches_the_caller():
