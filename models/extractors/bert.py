@@ -93,6 +93,8 @@ class BertWords(nn.Layer):
             "intermediate_size": intermediate_size,
             "max_position": max_position,
         }
+        if init_seed is not None:
+            self.identity["places"] = _PLACE
         self.eval()
 
     def forward(self, ids: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor:

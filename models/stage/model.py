@@ -160,7 +160,9 @@ class Model(QAVideoEncoder):
             frames=found["vectors"].squeeze(1), frame_mask=batch["ts_label_mask"],
             seen=found["frame_mask"].squeeze(1), in_span=found["in_span"], **said,
         )  # fmt: skip
-        found["source"] = self.decoder.source(found["memory"], batch.get("copy_ids"))
+        found["source"] = self.decoder.source(
+            found["memory"], batch.get("copy_ids"), batch.get("copy_size", 0)
+        )
 
     def _windows(self, scores: paddle.Tensor, batch: dict) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the answer head: their samples (N',), their moments [start, end) (N', A, 2)."""

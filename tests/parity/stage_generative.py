@@ -60,6 +60,7 @@ def generative(case: Case) -> None:
     arrays = z.under("in/")
     for name in ("bert", "mask"):
         arrays[f"qas_{name}"] = arrays.pop(f"q_{name}")[:, None]
+    arrays["copy_size"] = int(arrays["V_ext"])
     answer = arrays["target"]  # among the candidates; the encoder sees the question alone
     arrays["target"] = np.zeros_like(answer)
     batch = loader.to_tensors(arrays) | {"answer": answer}
