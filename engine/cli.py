@@ -38,7 +38,7 @@ def _common(parser: argparse.ArgumentParser, log_interval: int | None) -> None:
 def _train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--learning_rate", type=float, help="overrides the file")
-    add("--pretrain", help="weights to start from")
+    add("--pretrain", help="weights to start from; several files are separated by commas")
     add("--resume", help="checkpoint to go on from: prefix, .pdparams, .pdckpt or the folder")
     add("--no_memory_optimize", action="store_true", help="accepted, no effect")
     add("--epoch", type=int, help="overrides the file; 0: as the file says")

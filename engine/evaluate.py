@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import build, dist, loader
+from . import broken, build, dist, loader
 from .checkpoint import replace_text, trained_features
 from .config import Config, find
 from .errors import DataError
@@ -29,7 +29,7 @@ def predictions(
 ) -> list[dict]:
     """Records of a reader's items in their order, on any number of processes the same.
 
-    Every process gets the full list.
+    Every process gets the full list. Broken items have no records; process 0 tells of them.
 
     Args:
         batches: only the first so many; default: all.
@@ -41,19 +41,27 @@ def predictions(
     stream = loader.load(reader, [chunks[c] for c in mine], num_workers)
     model.eval()
     records: dict[int, list[dict]] = {}
+    left_out: dict[int, list[str]] = {}
     has_text = hasattr(model, "progress_text")
     with paddle.no_grad():
         for n, (chunk, batch) in enumerate(progress(zip(mine, stream, strict=True), len(mine))):
             if n == 0:
                 build.check_sizes(model, batch)
-            records[chunk] = model.predict(loader.to_tensors(batch))
+            left_out[chunk] = batch.pop(loader.BROKEN, [])
+            records[chunk] = model.predict(loader.to_tensors(batch)) if batch else []
             if log_interval and n % log_interval == 0:
                 text = model.progress_text(records[chunk]) if has_text else f" of {len(mine)}"
                 logger.info("[EVAL] Batch %d%s", n, text)
-    merged: dict[int, list[dict]] = {}
-    for part in dist.gather(records):
-        merged |= part
-    return [record for chunk in sorted(merged) for record in merged[chunk]]
+    messages = _joined(dist.gather(left_out))
+    if dist.rank() == 0:
+        broken.tell(messages)
+    return _joined(dist.gather(records))
+
+
+def _joined(parts: list[dict[int, list]]) -> list:
+    """What the processes found, in order of its numbers."""
+    merged = {number: found for part in parts for number, found in part.items()}
+    return [each for number in sorted(merged) for each in merged[number]]
 
 
 def score(

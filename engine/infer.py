@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import build, evaluate, loader, page, runtime
+from . import broken, build, evaluate, loader, page, runtime
 from .config import Config, find
 from .errors import ConfigError, DataError
 from .log import logger
@@ -61,14 +61,17 @@ def _predict(model: Any, batches: Iterator[dict], metric: Any, log_interval: int
     import paddle
 
     model.eval()
-    started, done = time.perf_counter(), 0
+    started, done, left_out = time.perf_counter(), 0, []
     with paddle.no_grad():
         for done, batch in enumerate(batches, 1):
             if done == 1:
                 build.check_sizes(model, batch)
-            metric.update(model.predict(loader.to_tensors(batch)))
+            left_out += batch.pop(loader.BROKEN, [])
+            if batch:
+                metric.update(model.predict(loader.to_tensors(batch)))
             if log_interval and (done - 1) % log_interval == 0:
                 logger.info("Processed %d samples", done)
+    broken.tell(left_out)
     mean = (time.perf_counter() - started) / max(1, done)
     logger.info("[INFER] infer finished. average time: %.4f", mean)
 

@@ -26,6 +26,7 @@ class Batch:
     indices: list[int]  # this process's samples
     weight: float  # their share of the optimiser step's samples
     last: bool  # does the optimiser step after it?
+    parts: int = 1  # batches of the optimiser step
 
 
 def plan(
@@ -47,7 +48,8 @@ def plan(
         total = sum(map(len, window))
         for k, batch in enumerate(window):
             mine = batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
-            planned.append(Batch(mine, len(mine) / total, k == len(window) - 1))
+            last = k == len(window) - 1
+            planned.append(Batch(mine, len(mine) / total, last, len(window)))
     return planned
 
 
@@ -58,8 +60,14 @@ def training_order(reader: Any, epoch: int, seed: int) -> Sequence[int]:
     return np.random.default_rng((seed, epoch)).permutation(len(reader)).tolist()
 
 
+BROKEN = "broken"  # key of a batch: messages about items that were left out of it
+
+
 class _Failure(dict):
-    """An error on its way from a worker process, where exceptions lose their type."""
+    """An error on its way from a worker process, where exceptions lose their type.
+
+    Of an item that is ``broken``, or one that nothing can go on without.
+    """
 
 
 class _Whole:
@@ -89,13 +97,19 @@ class _Guarded:
             code = getattr(error, "exit_code", None)
             if code is None:
                 raise
-            return _Failure(__error__=str(error), __code__=code)
+            broken = bool(getattr(error, "broken", False))
+            return _Failure(__error__=str(error), __code__=code, broken=broken)
 
     def collate(self, items: list[Any]) -> Any:
         failed = [item for item in items if isinstance(item, _Failure)]
-        if failed:  # Paddle's loader takes a batch without any array for the end of the data
-            return dict(failed[0], __array__=np.zeros(1))
-        batch = self.reader.collate(items)
+        empty = {"__array__": np.zeros(1)}  # Paddle's loader ends at a batch without any array
+        for failure in failed:
+            if not failure["broken"]:
+                return failure | empty
+        good = [item for item in items if not isinstance(item, _Failure)]
+        batch = self.reader.collate(good) if good else empty
+        if failed:
+            batch[BROKEN] = [failure["__error__"] for failure in failed]
         if not self.workers:
             return batch
         return {
@@ -107,8 +121,11 @@ class _Guarded:
 def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Iterator[dict]:
     """Collated batches in the given order, loaded by ``num_workers`` processes (0: this one).
 
+    Items whose error says that they alone are ``broken`` are left out of their batch, which then
+    tells of them under BROKEN; a batch of nothing else has no other key.
+
     Raises:
-        DataError: what the reader raised, also from inside a worker.
+        DataError: what the reader raised besides, also from inside a worker.
     """
     guarded = _Guarded(reader, workers=num_workers > 0)
     if num_workers == 0:
@@ -130,8 +147,17 @@ def load(reader: Any, batches: Sequence[Sequence[int]], num_workers: int) -> Ite
             error.exit_code = int(batch["__code__"])
             raise error
         left -= 1
+        batch.pop("__array__", None)
         yield {k: v.value if isinstance(v, _Whole) else v for k, v in batch.items()}
     assert not left, f"the loader left out {left} of {len(batches)} batches"
+
+
+def first_batch(reader: Any) -> dict:
+    """A batch of the first item that is not broken; empty when there is none."""
+    for batch in load(reader, [[i] for i in range(len(reader))], 0):
+        if BROKEN not in batch:
+            return batch
+    return {}
 
 
 def chunks(reader: Any, batch_size: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import dist, loader, optim
+from . import broken, dist, loader, optim
 from .checkpoint import Checkpoints, Progress
 from .errors import ConfigError, DataError, DivergedError, Stopped
 from .log import Curves, clock, logger
@@ -44,7 +44,8 @@ class Trainer:
     on_step: Callable[[int, dict[str, float]], None] | None = None
 
     def __post_init__(self) -> None:
-        self.optimizer = optim.build(self.model, self.recipe)
+        self.rates = optim.Rates(self.model, self.recipe)
+        self.optimizer = optim.build(self.model, self.recipe, self.rates)
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         self.checkpoints = Checkpoints(self.recipe.save_dir, self.name, self.recipe.keep)
         self.amp, self.scaler = _precision(self.recipe, self.model, self.optimizer)
@@ -73,6 +74,7 @@ class Trainer:
         self._check_plan()
         folder = Path(self.recipe.save_dir)
         self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.rank() == 0)
+        self.broken = broken.Training(folder, self.recipe.max_bad, dist.rank())
         with self._listening():
             for epoch in range(self.state.epoch, self.recipe.epoch):
                 if self._out_of_patience():
@@ -155,8 +157,10 @@ class Trainer:
         self._validate_inside(steps)  # when a signal came between the last step and this
         window = _Window()
         for batch in progress_bar(batches, desc=f"epoch {epoch}"):
-            if batch.indices:
-                self._forward_backward(batch, window.load(stream), window)
+            data = window.load(stream) if batch.indices else {}
+            self.broken.add(data.pop(loader.BROKEN, []))
+            if data:
+                self._forward_backward(batch, data, window)
             self.state.batch += 1
             if batch.last:
                 self._update(window)
@@ -188,7 +192,8 @@ class Trainer:
             self.scaler.scale(terms["loss"]).backward()
             window.add(values, batch.weight / max(1, len(batch.indices)), ids)
         else:
-            (self.scaler.scale(terms["loss"]) * batch.weight).backward()
+            parts = batch.parts if self.recipe.accumulate_sum else 1
+            (self.scaler.scale(terms["loss"]) * (batch.weight * parts)).backward()
             window.add(values, batch.weight, ids)
 
     def _update(self, window: _Window) -> None:
@@ -202,7 +207,8 @@ class Trainer:
                 f"gradient norm is {norm} at epoch {self.state.epoch}, step {self.state.step}; "
                 f"samples: {_some(window.ids)}; lower the learning rate"
             )
-        self.optimizer.set_lr(self._rate())
+        total = self.steps_per_epoch * self.recipe.epoch
+        self.rates.set(self.optimizer, self.state.step, total)
         optim.set_fluid_epsilon(self.optimizer, self.recipe, self.state.step)
         if self.scaler.is_enable():
             self.scaler.step(self.optimizer)

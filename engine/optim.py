@@ -4,26 +4,47 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 from .errors import ConfigError
 
+_LEAST = 1e-8  # a rate that a schedule brings to 0
+_GROUP_KEYS = ("learning_rate", "schedule", "warmup", "milestones", "gamma", "weight_decay")
+
 
 def learning_rate(step: int, total: int, recipe: SimpleNamespace) -> float:
-    """Learning rate of optimiser step ``step`` (from 0) out of ``total``."""
+    """Learning rate of optimiser step ``step`` (from 0) out of ``total``.
+
+    ``linear`` reaches 0 with the last step; ``invsqrt`` falls with the root of the step number from
+    the end of the warm-up; ``multistep_skip`` is ``multistep`` as some published code has it:
+    counted one step later, and with two powers of gamma at the last milestone.
+    """
     warm = int(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
     if step < warm:
         return recipe.learning_rate * (step + 1) / warm
     done = (step - warm) / max(1, total - warm)
     factors: dict[str, Callable[[], float]] = {
         "constant": lambda: 1.0,
-        "linear": lambda: 1.0 - done,
+        "linear": lambda: max(0.0, (total - step - 1) / max(1, total - warm)),
         "cosine": lambda: 0.5 * (1.0 + math.cos(math.pi * done)),
-        "multistep": lambda: recipe.gamma ** sum(step >= m * total for m in recipe.milestones),
+        "invsqrt": lambda: math.sqrt(warm / (step + 1)),
+        "multistep": lambda: recipe.gamma ** _passed(step, total, recipe),
+        "multistep_skip": lambda: _skipping(_passed(step + 1, total, recipe), recipe),
     }
-    return recipe.learning_rate * _choose(factors, "TRAIN.schedule", recipe.schedule)()
+    rate = recipe.learning_rate * _choose(factors, "TRAIN.schedule", recipe.schedule)()
+    return rate if rate > 0 else min(_LEAST, recipe.learning_rate)
+
+
+def _passed(step: int, total: int, recipe: SimpleNamespace) -> int:
+    """How many milestones lie behind; they are shares of all steps."""
+    return sum(step >= share * total - 1e-6 for share in recipe.milestones)
+
+
+def _skipping(passed: int, recipe: SimpleNamespace) -> float:
+    return recipe.gamma ** (passed + (passed == len(recipe.milestones)))
 
 
 def _choose(table: dict[str, Any], key: str, name: str) -> Any:
@@ -32,12 +53,76 @@ def _choose(table: dict[str, Any], key: str, name: str) -> Any:
     return table[name]
 
 
-def build(model: Any, recipe: SimpleNamespace) -> Any:
-    """The Paddle optimiser of a TRAIN section, over ``model.param_groups()`` when it has them."""
+class Rates:
+    """The recipe of every parameter: TRAIN's, changed by the first of TRAIN.groups that matches.
+
+    Raises:
+        ConfigError: a group without a regular expression, with another key, or without parameters.
+    """
+
+    def __init__(self, model: Any, recipe: SimpleNamespace):
+        rest = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+        self.recipe, self.groups = recipe, []  # (recipe, parameters with decay, those without)
+        for group in recipe.groups:
+            found = _matcher(group)
+            mine = [pair for pair in rest if found(pair[0])]
+            if not mine:
+                raise ConfigError(
+                    f"TRAIN.groups: expected {group['match']!r} to match parameters, found none "
+                    "left; the names are those of the weights file"
+                )
+            rest = [pair for pair in rest if not found(pair[0])]
+            changes = {key: value for key, value in group.items() if key != "match"}
+            self._add(SimpleNamespace(**(vars(recipe) | changes)), mine)
+        self._add(recipe, rest)
+
+    def _add(self, recipe: SimpleNamespace, pairs: list[tuple[str, Any]]) -> None:
+        bare = {name for name, _ in pairs if any(part in name for part in recipe.no_decay)}
+        split = [[p for name, p in pairs if (name in bare) is bool(kind)] for kind in (0, 1)]
+        self.groups.append((recipe, *split))
+
+    def parameters(self) -> list[Any]:
+        """What Paddle's optimisers take: parameters, or groups of them where these differ."""
+        if len(self.groups) == 1 and not self.recipe.no_decay:
+            return self.groups[0][1]
+        return [
+            {"params": part, "weight_decay": float(decay)}
+            for recipe, *parts in self.groups
+            for part, decay in zip(parts, (recipe.weight_decay, 0.0), strict=True)
+            if part
+        ]
+
+    def set(self, optimizer: Any, step: int, total: int) -> None:
+        """Set the rates of a step."""
+        base = learning_rate(step, total, self.recipe)
+        optimizer.set_lr(base)
+        for recipe, *parts in self.groups[:-1]:
+            factor = learning_rate(step, total, recipe) / base
+            for parameter in (p for part in parts for p in part):
+                parameter.optimize_attr["learning_rate"] = factor
+
+
+def _matcher(group: Any) -> Callable[[str], Any]:
+    if not isinstance(group, dict) or not isinstance(group.get("match"), str):
+        raise ConfigError(f"TRAIN.groups: expected {{match: regular expression}}, found {group!r}")
+    for key in group:
+        if key not in (*_GROUP_KEYS, "match"):
+            known = ", ".join(("match", *_GROUP_KEYS))
+            raise ConfigError(f"TRAIN.groups: expected keys {known}, found {key}")
+    try:
+        return re.compile(group["match"]).search
+    except re.error as error:
+        raise ConfigError(
+            f"TRAIN.groups: expected a regular expression, found {group['match']!r} ({error})"
+        ) from None
+
+
+def build(model: Any, recipe: SimpleNamespace, rates: Rates | None = None) -> Any:
+    """The Paddle optimiser of a TRAIN section."""
     from paddle import optimizer as opt
 
-    groups = model.param_groups() if hasattr(model, "param_groups") else list(model.parameters())
-    shared = {"learning_rate": recipe.learning_rate, "parameters": groups}
+    parameters = (rates or Rates(model, recipe)).parameters()
+    shared = {"learning_rate": recipe.learning_rate, "parameters": parameters}
     adam = {"beta1": recipe.beta1, "beta2": recipe.beta2, "epsilon": recipe.epsilon}
     l2 = {"weight_decay": recipe.weight_decay or None}
     _choose({"fluid": 1, "standard": 1}, "TRAIN.adam_eps_mode", recipe.adam_eps_mode)
@@ -53,11 +138,15 @@ def build(model: Any, recipe: SimpleNamespace) -> Any:
 def set_fluid_epsilon(optimizer: Any, recipe: SimpleNamespace, step: int) -> None:
     """Make step ``step`` (from 0) of a stock Adam apply epsilon as Paddle 1.x and TensorFlow did.
 
-    They add it to the uncorrected ``sqrt(v)``; Paddle 2 and later to the corrected one. The two
-    agree when the latter's epsilon is divided by ``sqrt(1 - beta2 ** t)``.
+    They, and the AdamW of Hugging Face's library, add it to the uncorrected ``sqrt(v)``; Paddle 2
+    and later to the corrected one. The two agree when the latter's epsilon is divided by
+    ``sqrt(1 - beta2 ** t)``.
     """
     if recipe.adam_eps_mode == "fluid" and recipe.optimizer in ("adam", "adamw"):
         optimizer._epsilon = recipe.epsilon / math.sqrt(1.0 - recipe.beta2 ** (step + 1))
+        for group in optimizer._param_groups:
+            if isinstance(group, dict):
+                group["epsilon"] = optimizer._epsilon
 
 
 def clip_gradients(parameters: Iterable[Any], limit: float | None) -> float | None:

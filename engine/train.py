@@ -34,8 +34,7 @@ def main(args: Any, cfg: Config) -> None:
     reader = build.reader(cfg, "train")
     model = build.model(cfg)
     features = evaluate.identity_of(reader)
-    if len(reader):
-        build.check_sizes(model, reader.collate([reader[0]]))
+    build.check_sizes(model, loader.first_batch(reader))
     validate, primary = evaluate.validator(cfg, model, features)
     trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
     _start_from(args, trainer)
@@ -63,8 +62,9 @@ def _start_from(args: Any, trainer: Trainer) -> None:
             args.resume, trainer.name, trainer.model, trainer.optimizer
         )
     elif args.pretrain:
-        weights.load_into(trainer.model, args.pretrain, strict=False)
-        logger.info("Load pretrain weights from %s", args.pretrain)
+        for path in args.pretrain.split(","):
+            weights.start_from(trainer.model, path)
+            logger.info("Load pretrain weights from %s", path)
 
 
 def _check_gpus(recipe: SimpleNamespace) -> None:

@@ -80,8 +80,9 @@ def fetch(
     """Path of the first of ``files`` that is in the cache or can be downloaded into it.
 
     Args:
-        files: alternatives, best first: {"name", "urls"} and, when known, "size" (bytes) and
-            "sha256". When an address is a tar archive and the name is not, it is unpacked.
+        files: alternatives, best first: {"name", "urls"} and, when known, "size" (bytes),
+            "sha256" and "note", where else it may be found. When an address is a tar archive and
+            the name is not, it is unpacked.
         cache: folder; default: ``cache_folder()``.
         offline: never use the network; default: whether VLZOO_OFFLINE is set to 1.
         log: receives lines for people; default: the toolkit's log.
@@ -168,9 +169,10 @@ def _obtain(file: Mapping[str, Any], url: str, target: Path) -> None:
 
 def _by_hand(folder: Path, files: Sequence[Mapping[str, Any]], why: str, tried: list[str]) -> str:
     sources = tried or [url for file in files for url in file["urls"]]
+    notes = "".join(f"; {file['note']}" for file in files if "note" in file)
     return (
         f"expected {' or '.join(str(f['name']) for f in files)} in {folder}, found none and {why}: "
-        f"{', '.join(sources)}; put the file at {folder / files[0]['name']} by hand, "
+        f"{', '.join(sources)}{notes}; put the file at {folder / files[0]['name']} by hand, "
         "or give --weights FILE"
     )
 
@@ -222,15 +224,15 @@ class Report:
     misshaped: list[str] = field(default_factory=list)  # with both shapes
     cast: dict[str, int] = field(default_factory=dict)  # "float16 -> float32": how many
 
-    def problems(self) -> str:
-        """The non-empty lists, each capped, in one line; empty when all is well."""
+    def problems(self, shown: int | None = SHOWN) -> str:
+        """The non-empty lists in one line, so many names of each; empty when all is well."""
         lists = {k: getattr(self, k) for k in ("missing", "unexpected", "misshaped")}
-        return "; ".join(f"{len(v)} {k}: {_names(v)}" for k, v in lists.items() if v)
+        return "; ".join(f"{len(v)} {k}: {_names(v, shown)}" for k, v in lists.items() if v)
 
 
-def _names(items: Sequence[str]) -> str:
-    more = f", ... and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+def _names(items: Sequence[str], shown: int | None = SHOWN) -> str:
+    left = len(items) - len(items[:shown])
+    return ", ".join(items[:shown]) + (f", ... and {left} more" if left else "")
 
 
 def compare(model: Any, state: Mapping[str, np.ndarray]) -> Report:
@@ -292,7 +294,6 @@ def apply_state(
     *,
     source: str,
     strict: bool = True,
-    skip_misshaped: bool = False,
     log: Log | None = None,
 ) -> Report:
     """Copy ``state`` into the parameters and buffers of ``model``.
@@ -300,8 +301,7 @@ def apply_state(
     Args:
         source: the file's name for messages.
         strict: anything missing, unexpected or misshaped is an error. Otherwise missing and
-            unexpected names are logged only.
-        skip_misshaped: without ``strict``: log arrays of another shape too, and leave them out.
+            unexpected names are logged only, all of them.
 
     Raises:
         WeightsError: as above, or nothing at all matches. The network is then unchanged.
@@ -309,7 +309,7 @@ def apply_state(
     log = log or logger.info
     report = compare(model, state)
     problems = report.problems()
-    refused = problems if strict else report.misshaped and not skip_misshaped
+    refused = problems if strict else report.misshaped
     own = model.state_dict()
     if refused or not report.matched:
         count = len({id(parameter) for parameter in own.values()})
@@ -321,20 +321,40 @@ def apply_state(
     for name in report.matched:
         _set(own[name], state[name])
     if problems:
-        log(f"{source}: {len(report.matched)} parameters loaded; {problems}")
+        log(f"{source}: {len(report.matched)} parameters loaded; {report.problems(shown=None)}")
     for change, count in report.cast.items():
         log(f"{source}: {count} parameters converted, {change}")
     return report
 
 
-def load_into(model: Any, path: str | os.PathLike, strict: bool = True) -> Report:
+def load_into(model: Any, path: str | os.PathLike) -> Report:
     """Find weights, read them, map them to the model's names and apply them.
 
     Raises:
         WeightsError: as each of these.
     """
     found = resolve(path)
-    return apply_state(model, read_for(model, found), source=str(found), strict=strict)
+    return apply_state(model, read_for(model, found), source=str(found))
+
+
+def start_from(model: Any, path: str | os.PathLike, log: Log | None = None) -> Report:
+    """Like ``load_into``, of weights that another task or only a part was trained with.
+
+    Parameters that the file lacks keep their initial values, what the network lacks is left out,
+    and so are parts of another size whose names begin with one of ``model.task_heads``.
+
+    Raises:
+        WeightsError: nothing fits, or another parameter has another size.
+    """
+    found = resolve(path)
+    state = read_for(model, found)
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    heads = tuple(getattr(model, "task_heads", ()))
+    other = [n for n in state if n.startswith(heads) and own.get(n) != state[n].shape]
+    state = {name: value for name, value in state.items() if name not in other}
+    if other:
+        (log or logger.info)(f"{found}: of another task, left out: {', '.join(other)}")
+    return apply_state(model, state, source=str(found), strict=False, log=log)
 
 
 def read_for(model: Any, path: Path) -> dict[str, np.ndarray]:

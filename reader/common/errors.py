@@ -11,3 +11,13 @@ class DataError(Exception):
     """
 
     exit_code = 3
+
+
+class BrokenSample(DataError):
+    """One item cannot be loaded, such as a damaged video; the others can be used without it.
+
+    Training lists it and goes on within the budget TRAIN.max_bad; evaluation counts its questions
+    as wrong.
+    """
+
+    broken = True

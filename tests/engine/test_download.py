@@ -273,7 +273,9 @@ def test_other_mirror_and_other_name(server, tmp_path):
 
 
 def test_all_names_fail(server, tmp_path):
-    message = fails("HTTP 404", server, tmp_path, entry(server, "A.pdparams"), entry(server, "B"))
+    noted = entry(server, "B") | {"note": "its authors send it on request"}
+    message = fails("HTTP 404", server, tmp_path, entry(server, "A.pdparams"), noted)
+    assert "; its authors send it on request; put the file at" in message
     assert f"{server.url}/A.pdparams (HTTP 404), {server.url}/B (HTTP 404)" in message
     assert f"put the file at {tmp_path / 'A.pdparams'} by hand" in message
 

@@ -87,10 +87,23 @@ def test_not_strict_logs_but_wrong_shapes_stay_errors():
     state["fc.bias"] = np.zeros(4, np.float32)
     with pytest.raises(WeightsError, match=r"fc\.bias \[4\] instead of \[3\]"):
         weights.apply_state(net, state, source="w", strict=False)
-    report = weights.apply_state(net, state, source="w", strict=False, skip_misshaped=True)
-    assert report.misshaped and np.array_equal(net.fc.bias.numpy(), values()["fc.bias"])
     with pytest.raises(WeightsError, match="found 0 that fit"):
         weights.apply_state(net, {"other": np.zeros(1)}, source="w", strict=False)
+
+
+def test_heads_of_another_task_are_left_out(tmp_path):
+    net, said = Net(), []
+    state = {k: paddle.to_tensor(v) for k, v in values().items()}
+    state["fc.bias"] = paddle.zeros([4])
+    paddle.save(state, str(tmp_path / "w.pdparams"))
+    with pytest.raises(WeightsError, match=r"fc\.bias \[4\] instead of \[3\]"):
+        weights.start_from(net, tmp_path / "w", log=said.append)
+    net.task_heads = ("fc.",)
+    before = net.fc.bias.numpy()
+    report = weights.start_from(net, tmp_path / "w", log=said.append)
+    assert report.missing == ["fc.bias"] and np.array_equal(net.fc.bias.numpy(), before)
+    assert np.array_equal(net.fc.weight.numpy(), values()["fc.weight"])  # its size is the same
+    assert said[0].endswith("of another task, left out: fc.bias")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
