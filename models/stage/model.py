@@ -55,6 +55,7 @@ class Model(QAVideoEncoder):
         answer_vocab: JSON list of words; given, answers are generated instead of chosen: ``dec_*``,
             ``use_copy`` and ``use_sub_memory`` shape the decoder (``AnswerDecoder``).
         gen_weight, label_smoothing: of the generation loss.
+        mc_weight: of the cross-entropy between the mean log-likelihoods of the five choices.
         beam_size, length_penalty, max_answer_len, ban_unk: of the search; beam_size 1 is greedy.
 
     Raises:
@@ -80,8 +81,9 @@ class Model(QAVideoEncoder):
         span_iou_thd: float = 0.5, span_prob_thd: float = 0.01, max_num_proposal: int = 1,
         answer_vocab: str | None = None, dec_layers: int = 2, dec_heads: int = 4,
         dec_ffn: int = 512, use_copy: bool = True, use_sub_memory: bool = True,
-        gen_weight: float = 1.0, label_smoothing: float = 0.0, beam_size: int = 4,
-        length_penalty: float = 0.7, max_answer_len: int = 16, ban_unk: bool = True,
+        gen_weight: float = 1.0, mc_weight: float = 0.0, label_smoothing: float = 0.0,
+        beam_size: int = 4, length_penalty: float = 0.7, max_answer_len: int = 16,
+        ban_unk: bool = True,
     ):  # fmt: skip
         _check_options(att_loss_type, t_iter, use_copy, label_smoothing)
         super().__init__(
@@ -94,15 +96,14 @@ class Model(QAVideoEncoder):
             attention_dropout=attention_dropout)  # fmt: skip
         self.add_local, self.extra_span_length = add_local, extra_span_length
         self.use_sup_att, self.att_weight = use_sup_att and "vfeat" in self.streams, att_weight
-        self.ts_weight, self.gen_weight = ts_weight, gen_weight
+        self.ts_weight, self.gen_weight, self.mc_weight = ts_weight, gen_weight, mc_weight
         self.ranking = att_loss_type, alpha, margin
         self.hard = {"num_negatives": num_negatives, "num_hard": num_hard,
                      "pool_size": negative_pool_size, "drop_topk": drop_topk}  # fmt: skip
         self.proposals = max_num_proposal, span_prob_thd, span_iou_thd
         self.label_smoothing, self._feature_sizes = label_smoothing, (embedding_size, vfeat_size)
         self.max_answer_len, self.banned = max_answer_len, BANNED if ban_unk else (PAD, BOS)
-        self.beam = {"size": beam_size, "length_penalty": length_penalty}
-        self.decoder = None
+        self.beam, self.decoder = {"size": beam_size, "length_penalty": length_penalty}, None
         if answer_vocab is None:
             self.classifier = Projection(hsz * (1 + add_local), 1, dropout)
         else:
@@ -127,7 +128,14 @@ class Model(QAVideoEncoder):
             self._read(found, batch)
             if self.training:
                 found["log_probs"] = self.decoder(batch["dec_in"], found["source"])
+                if self.mc_weight:
+                    found["mc_scores"], _ = self._likelihoods(found["source"], batch)
         return found
+
+    def _likelihoods(self, source: Any, batch: dict) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Mean and sum of the log-probabilities of every choice's tokens, each (N, A)."""
+        log_probs = self.decoder(batch["cand_in"], source)
+        return answer_scores(token_scores(log_probs, batch["cand_tgt"]), batch["cand_mask"])
 
     def _choose(self, found: dict, batch: dict) -> None:
         vectors = found["vectors"]  # (N, A, Li, D)
@@ -195,8 +203,8 @@ class Model(QAVideoEncoder):
     def loss(self, outputs: dict, batch: dict) -> dict[str, paddle.Tensor]:
         """``loss`` = answer term + att_weight * ``att`` + ts_weight * ``ts``, sums over the batch.
 
-        The answer term is ``cls``, or gen_weight * ``gen`` of a generating network. ``att`` is 0 in
-        evaluation mode and without labelled regions.
+        The answer term is ``cls``, or gen_weight * ``gen`` + mc_weight * ``mc`` of a generating
+        network. ``att`` is 0 in evaluation mode and without labelled regions.
         """
         target, scores = batch["target"], outputs["temporal_scores"]
         right = paddle.stack([paddle.arange(target.shape[0]), target], 1)
@@ -213,6 +221,11 @@ class Model(QAVideoEncoder):
                 outputs["log_probs"], batch["dec_tgt"], batch["dec_mask"], self.label_smoothing
             )
             answer = self.gen_weight * terms["gen"]
+            if "mc_scores" in outputs:
+                terms["mc"] = F.cross_entropy(
+                    outputs["mc_scores"], batch["mc_target"], reduction="sum"
+                )
+                answer = answer + self.mc_weight * terms["mc"]
         total = answer + self.att_weight * terms["att"] + self.ts_weight * terms["ts"]
         return {"loss": total, **terms}
 
@@ -302,8 +315,7 @@ class Model(QAVideoEncoder):
             "answer_logp": [float(found.score) for found in best],
         }
         if "cand_in" in batch:
-            log_probs = self.decoder(batch["cand_in"], source)
-            scores = answer_scores(token_scores(log_probs, batch["cand_tgt"]), batch["cand_mask"])
+            scores = self._likelihoods(source, batch)
             given["answer_scores"], given["answer_scores_sum"] = (x.numpy() for x in scores)
         return given
 

@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy and beam search for token sequences, many samples at a time.
-
-Nothing is known of the network but ``step(tokens, samples, parents)``, which continues hypotheses
-by one token each and returns the log-probabilities of the next one, (n, k, V):
-
-- tokens (n, k): last token of k hypotheses of each of n samples;
-- samples (n,): which samples of the call before go on (in the first call: all of them);
-- parents (n, k): which hypothesis of the call before each one continues (in the first call: 0).
-"""
+"""Greedy and beam search for token sequences, many samples at a time; see ``layers.beams``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ..layers.beams import Step, largest, search
+
 PAD, UNK, BOS, EOS = range(4)
 BANNED = (PAD, UNK, BOS)
-
-Step = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Hypothesis(NamedTuple):
@@ -62,20 +54,7 @@ def beam_search(
             over n tokens are divided; 0: not at all.
     """
     beams = [_Beam(size, max_length, length_penalty) for _ in range(samples)]
-    running, kept = beams, np.arange(samples)
-    last, parents = np.full((samples, 1), BOS), np.zeros((samples, 1), np.int64)
-    for length in range(1, max_length + 1):
-        logp = _allowed(step(last, kept, parents), banned)
-        moves = [beam.advance(row, length) for beam, row in zip(running, logp, strict=True)]
-        kept = np.array([i for i, beam in enumerate(running) if not beam.done(length)], np.int64)
-        if not len(kept):
-            break
-        running = [running[i] for i in kept]
-        width = max(len(beam.tokens) for beam in running)
-        parents, last = np.zeros((2, len(kept), width), np.int64)
-        for row, i in enumerate(kept):
-            count = len(moves[i])
-            parents[row, :count], last[row, :count] = moves[i].T
+    search(lambda *call: _allowed(step(*call), banned), beams, BOS, max_length)
     return [beam.answers() for beam in beams]
 
 
@@ -105,7 +84,7 @@ class _Beam:
             (alive hypotheses, 2) int64: which one each continues, and its new token.
         """
         scores = self.scores[:, None] + logp[: len(self.scores)]
-        chosen = _largest(scores.ravel(), 2 * self.size)
+        chosen = largest(scores.ravel(), 2 * self.size)
         moves = []
         for rank, (parent, token) in enumerate(zip(*np.divmod(chosen, logp.shape[1]), strict=True)):
             if token == EOS and rank < self.size:
@@ -139,14 +118,3 @@ class _Beam:
 
     def _penalty(self, length: int) -> float:
         return ((5 + length) / 6) ** self.length_penalty
-
-
-def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the ``count`` largest finite values, descending; of equal ones the first first."""
-    if count < len(scores):
-        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-        places = np.flatnonzero(scores >= threshold)
-    else:
-        places = np.arange(len(scores))
-    places = places[np.isfinite(scores[places])]
-    return places[np.argsort(-scores[places], kind="stable")][:count]

@@ -137,21 +137,23 @@ class Answers:
     ) -> dict[str, Any]:
         """What the decoder needs of a batch, whose padded arrays are in ``batch``.
 
-        ``dec_*`` (N, T) are the true answers, where all are known. In evaluation ``cand_*``
-        (N, choices, T) are all of them, where there are any, and ``vocabulary`` is the list. With
-        copying there are ``copy_ids`` (N, Lq + Li * Ls), words of the question and of the frames;
-        ``copy_size``, the vocabulary with other words; ``oov``, these words of every sample.
+        ``dec_*`` (N, T) are the true answers and ``mc_target`` (N,) their numbers, where all are
+        known; ``cand_*`` (N, choices, T) are all choices, where there are any. In evaluation
+        ``vocabulary`` is the list. With copying there are ``copy_ids`` (N, Lq + Li * Ls), words of
+        the question and of the frames; ``copy_size``, the vocabulary with other words; ``oov``,
+        these words of every sample.
         """
         found: dict[str, Any] = {}
         right, choices = [item["right"] for item in items], [item["choice_ids"] for item in items]
         if None not in right:
             true = [ids[k] for ids, k in zip(choices, right, strict=True)]
             found |= _forced("dec", true, (len(items),))
+            found["mc_target"] = np.array(right, np.int64)
+        if choices[0]:
+            shape = len(items), len(choices[0])
+            found |= _forced("cand", [ids for of in choices for ids in of], shape)
         if not training:
             found["vocabulary"] = self.vocabulary
-            if choices[0]:
-                shape = len(items), len(choices[0])
-                found |= _forced("cand", [ids for of in choices for ids in of], shape)
         return found | (self._copies(items, batch) if self.use_copy else {})
 
     def _copies(

@@ -155,8 +155,10 @@ def test_without_subtitles_the_question_can_be_copied(world):
 def test_training_pairs_are_of_question_words(world):
     reader = world("train")
     batch = batch_of(reader)
-    assert not {"cand_in", "vocabulary", "meta", "qas"} & batch.keys()
+    assert not {"vocabulary", "meta", "qas"} & batch.keys()
     assert batch["dec_tgt"].tolist() == [[10, 4, 3], [13, 4, 3], [1, 4, 3]]
+    for row, (target, right) in enumerate(zip(batch["dec_tgt"], batch["mc_target"], strict=True)):
+        assert batch["cand_tgt"][row, right, :3].tolist() == target.tolist()
     positive, negative = batch["pos_container"], batch["neg_container"]
     assert positive.tolist() == [[0, 0, 0, 3, 0]] * 2 + [[1, 0, 0, 3, 0]] * 2
     assert np.array_equal(positive[:, :4], negative[:, :4])
@@ -180,9 +182,7 @@ def test_answers_reach_targets_only(world):
             batch_of(world(split, annotations=path, qa_bert=str(world.folder / "qa.h5")))
             for path in files
         )
-        expected = {"dec_in", "dec_tgt"}
-        if split == "valid":
-            expected |= {"cand_in", "cand_tgt", "cand_mask"}
+        expected = {"dec_in", "dec_tgt", "mc_target", "cand_in", "cand_tgt", "cand_mask"}
         assert differences(one, other) == expected
 
 
