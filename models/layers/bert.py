@@ -14,6 +14,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from . import kernels
+
 LAYER_NORM_EPSILON = 1e-12
 DEVIATION = 0.02  # of the initial weights
 
@@ -22,12 +24,14 @@ def _normal() -> paddle.ParamAttr:
     return paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, DEVIATION))
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A dense layer with BERT's initial values."""
     return nn.Linear(inputs, outputs, weight_attr=_normal())
 
 
-def _embedding(rows: int, size: int) -> nn.Embedding:
-    return nn.Embedding(rows, size, weight_attr=_normal())  # padding has a vector like any other
+def embedding(rows: int, size: int) -> nn.Embedding:
+    """A table with BERT's initial values; padding has a vector like any other."""
+    return nn.Embedding(rows, size, weight_attr=_normal())
 
 
 def additive_mask(mask: paddle.Tensor) -> paddle.Tensor:
@@ -35,11 +39,39 @@ def additive_mask(mask: paddle.Tensor) -> paddle.Tensor:
     return ((1.0 - mask.astype("float32")) * -10000.0).unsqueeze([1, 2])
 
 
+def dense(x: paddle.Tensor, layer: nn.Linear) -> paddle.Tensor:
+    """``layer(x)``; where its bias learns, by the form whose gradient is fast on CPU."""
+    if layer.training and layer.bias is not None and not layer.bias.stop_gradient:
+        return kernels.linear(x, layer.weight, layer.bias)
+    return layer(x)
+
+
+def gelu(x: paddle.Tensor, training: bool) -> paddle.Tensor:
+    """Exact GELU; in training by the form whose gradient is fast on CPU."""
+    return kernels.gelu(x) if training else F.gelu(x)
+
+
+def normalise(x: paddle.Tensor, norm: nn.LayerNorm) -> paddle.Tensor:
+    """``norm(x)``; in training by the form whose gradient is fast on CPU."""
+    return kernels.layer_norm(x, norm) if norm.training else norm(x)
+
+
+def drop(x: paddle.Tensor, dropout: nn.Dropout) -> paddle.Tensor:
+    """``dropout(x)`` by the form that is fast on CPU."""
+    return kernels.dropout(x, dropout.p, dropout.training)
+
+
+def leading(x: paddle.Tensor, first: int | None) -> paddle.Tensor:
+    """The first positions of [N, L, D]; all without a number."""
+    return x if first is None else x[:, :first]
+
+
 class BertEmbeddings(nn.Layer):
     """Sum of word, position and token type vectors, normalised.
 
     Args:
         token_types: size of that table; 0 for networks without it.
+        fixed_padding: reading the vector of word 0 gives it no gradient.
     """
 
     def __init__(
@@ -49,11 +81,13 @@ class BertEmbeddings(nn.Layer):
         max_position: int = 512,
         token_types: int = 2,
         dropout: float = 0.1,
+        fixed_padding: bool = False,
     ):
         super().__init__()
-        self.word_embeddings = _embedding(vocab_size, hidden_size)
-        self.position_embeddings = _embedding(max_position, hidden_size)
-        self.token_type_embeddings = _embedding(token_types, hidden_size) if token_types else None
+        self.fixed_padding = fixed_padding
+        self.word_embeddings = embedding(vocab_size, hidden_size)
+        self.position_embeddings = embedding(max_position, hidden_size)
+        self.token_type_embeddings = embedding(token_types, hidden_size) if token_types else None
         self.LayerNorm = nn.LayerNorm(hidden_size, LAYER_NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
 
@@ -66,13 +100,16 @@ class BertEmbeddings(nn.Layer):
         """Vectors [N, L, D] of ids [N, L]; token types are 0 and positions 0 ... L-1 by default."""
         if positions is None:
             positions = paddle.arange(ids.shape[1])
-        x = self.word_embeddings(ids) + self.position_embeddings(positions)
+        words = self.word_embeddings(ids)
+        if self.fixed_padding:
+            words = paddle.where((ids == 0).unsqueeze(-1), words.detach(), words)
+        x = words + self.position_embeddings(positions)
         if self.token_type_embeddings is not None:
             if token_types is None:
                 x = x + self.token_type_embeddings.weight[0]
             else:
                 x = x + self.token_type_embeddings(token_types)
-        return self.dropout(self.LayerNorm(x))
+        return drop(normalise(x, self.LayerNorm), self.dropout)
 
 
 class BertSelfAttention(nn.Layer):
@@ -86,15 +123,30 @@ class BertSelfAttention(nn.Layer):
                 f"and {num_heads}"
             )
         self.num_heads = num_heads
-        self.query = _linear(hidden_size, hidden_size)
-        self.key = _linear(hidden_size, hidden_size)
-        self.value = _linear(hidden_size, hidden_size)
+        self.query = linear(hidden_size, hidden_size)
+        self.key = linear(hidden_size, hidden_size)
+        self.value = linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """[N, L, D] to [N, L, D]; mask: see `BertEncoder`."""
-        keys, values = self._split(self.key(x)), self._split(self.value(x))
-        weights = self.dropout(self.weights(self._split(self.query(x)), keys, mask))
+    def forward(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
+    ) -> paddle.Tensor:
+        """[N, L, D] to [N, first or L, D]; see `BertEncoder`."""
+        return self.attend(leading(x, first), *self.project(x), mask)
+
+    def project(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Keys and values [N, heads, L, D / heads] of [N, L, D]."""
+        return self._split(dense(x, self.key)), self._split(dense(x, self.value))
+
+    def attend(
+        self,
+        x: paddle.Tensor,
+        keys: paddle.Tensor,
+        values: paddle.Tensor,
+        mask: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        """[N, Lq, D] to the same shape by keys and values of any other vectors."""
+        weights = drop(self.weights(self._split(dense(x, self.query)), keys, mask), self.dropout)
         return (weights @ values).transpose([0, 2, 1, 3]).flatten(2)
 
     def _split(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -102,12 +154,18 @@ class BertSelfAttention(nn.Layer):
         size = x.shape[-1] // self.num_heads
         return x.reshape([0, 0, self.num_heads, size]).transpose([0, 2, 1, 3])
 
+    def probabilities(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
+    ) -> paddle.Tensor:
+        """Attention [N, heads, first or L, L] among [N, L, D], before dropout."""
+        return self.weights(self._split(self.query(leading(x, first))), self.project(x)[0], mask)
+
     def weights(
         self, queries: paddle.Tensor, keys: paddle.Tensor, mask: paddle.Tensor | None
     ) -> paddle.Tensor:
         """Attention [N, heads, Lq, Lk], each row of sum 1, of queries and keys [N, heads, L, d]."""
         scores = paddle.matmul(queries * queries.shape[-1] ** -0.5, keys, transpose_y=True)
-        return F.softmax(scores if mask is None else scores + mask)
+        return kernels.softmax(scores if mask is None else scores + mask)
 
 
 class BertOutput(nn.Layer):
@@ -115,13 +173,13 @@ class BertOutput(nn.Layer):
 
     def __init__(self, inputs: int, hidden_size: int, dropout: float = 0.1):
         super().__init__()
-        self.dense = _linear(inputs, hidden_size)
+        self.dense = linear(inputs, hidden_size)
         self.LayerNorm = nn.LayerNorm(hidden_size, LAYER_NORM_EPSILON)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: paddle.Tensor, residual: paddle.Tensor) -> paddle.Tensor:
         """[N, L, inputs] and [N, L, D] to [N, L, D]."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return normalise(drop(dense(x, self.dense), self.dropout) + residual, self.LayerNorm)
 
 
 class BertAttention(nn.Layer):
@@ -132,9 +190,21 @@ class BertAttention(nn.Layer):
         self.self = BertSelfAttention(hidden_size, num_heads, dropout)
         self.output = BertOutput(hidden_size, hidden_size, dropout)
 
-    def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """[N, L, D] to [N, L, D]; mask: see `BertEncoder`."""
-        return self.output(self.self(x, mask), x)
+    def forward(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
+    ) -> paddle.Tensor:
+        """[N, L, D] to [N, first or L, D]; see `BertEncoder`."""
+        return self.output(self.self(x, mask, first), leading(x, first))
+
+    def attend(
+        self,
+        x: paddle.Tensor,
+        keys: paddle.Tensor,
+        values: paddle.Tensor,
+        mask: paddle.Tensor | None = None,
+    ) -> paddle.Tensor:
+        """[N, Lq, D] to the same shape; see `BertSelfAttention.project`."""
+        return self.output(self.self.attend(x, keys, values, mask), x)
 
 
 class BertIntermediate(nn.Layer):
@@ -142,11 +212,11 @@ class BertIntermediate(nn.Layer):
 
     def __init__(self, hidden_size: int, intermediate_size: int):
         super().__init__()
-        self.dense = _linear(hidden_size, intermediate_size)
+        self.dense = linear(hidden_size, intermediate_size)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """[N, L, D] to [N, L, intermediate_size]."""
-        return F.gelu(self.dense(x))
+        return gelu(dense(x, self.dense), self.training)
 
 
 class BertLayer(nn.Layer):
@@ -160,14 +230,20 @@ class BertLayer(nn.Layer):
         self.intermediate = BertIntermediate(hidden_size, intermediate_size)
         self.output = BertOutput(intermediate_size, hidden_size, dropout)
 
-    def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """[N, L, D] to [N, L, D]; mask: see `BertEncoder`."""
-        x = self.attention(x, mask)
+    def forward(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
+    ) -> paddle.Tensor:
+        """[N, L, D] to [N, first or L, D]; see `BertEncoder`."""
+        x = self.attention(x, mask, first)
         return self.output(self.intermediate(x), x)
 
 
 class BertEncoder(nn.Layer):
-    """Layers in a row; they take any vectors, not only those of `BertEmbeddings`."""
+    """Layers in a row; they take any vectors, not only those of `BertEmbeddings`.
+
+    Args:
+        kind: of the layers; what `forward` does is right for `BertLayer` only.
+    """
 
     def __init__(
         self,
@@ -176,22 +252,64 @@ class BertEncoder(nn.Layer):
         num_heads: int,
         intermediate_size: int,
         dropout: float = 0.1,
+        kind: type[BertLayer] = BertLayer,
     ):
         super().__init__()
         sizes = (hidden_size, num_heads, intermediate_size, dropout)
-        self.layer = nn.LayerList([BertLayer(*sizes) for _ in range(num_layers)])
+        self.layer = nn.LayerList([kind(*sizes) for _ in range(num_layers)])
 
-    def forward(self, x: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Hidden states [N, L, D] of the last layer.
+    def forward(
+        self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
+    ) -> paddle.Tensor:
+        """Hidden states [N, first or L, D] of the last layer.
 
         Args:
             x: [N, L, D].
             mask: added to the attention scores; any shape that fits [N, heads, L, L], such as that
                 of `additive_mask`.
+            first: how many positions are wanted; the last layer computes no others.
         """
-        for layer in self.layer:
+        *before, last = self.layer
+        mask = self.spread(mask, x)
+        for layer in before:
             x = layer(x, mask)
-        return x
+        return last(x, mask if mask is None or mask.ndim < 3 else mask[:, :, :first], first)
+
+    def spread(self, mask: paddle.Tensor | None, x: paddle.Tensor) -> paddle.Tensor | None:
+        """A mask of keys repeated for all queries of [N, L, D].
+
+        On CPU it takes ten times as long to add it as it is.
+        """
+        if mask is None or mask.shape[-2] != 1 or not paddle.get_device().startswith("cpu"):
+            return mask
+        heads, length = self.layer[0].attention.self.num_heads, x.shape[1]
+        return paddle.expand(mask, [x.shape[0], heads, length, mask.shape[-1]])
+
+
+class BertTransform(nn.Layer):
+    """What masked language models do to hidden states before they compare them with words."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.dense = linear(hidden_size, hidden_size)
+        self.LayerNorm = nn.LayerNorm(hidden_size, LAYER_NORM_EPSILON)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[..., D] to the same shape."""
+        return normalise(F.gelu(self.dense(x)), self.LayerNorm)
+
+
+class BertPredictions(nn.Layer):
+    """Scores of all words; their vectors are the caller's."""
+
+    def __init__(self, hidden_size: int, vocab_size: int):
+        super().__init__()
+        self.transform = BertTransform(hidden_size)
+        self.bias = self.create_parameter([vocab_size], is_bias=True)
+
+    def forward(self, x: paddle.Tensor, words: paddle.Tensor) -> paddle.Tensor:
+        """Hidden states [..., D] and words [V, D] to [..., V]."""
+        return paddle.matmul(self.transform(x), words, transpose_y=True) + self.bias
 
 
 class BertPooler(nn.Layer):
@@ -199,7 +317,7 @@ class BertPooler(nn.Layer):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.dense = _linear(hidden_size, hidden_size)
+        self.dense = linear(hidden_size, hidden_size)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """[N, L, D] to [N, D]."""
@@ -250,20 +368,32 @@ def convert(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Own names and layout from published ones.
 
     Taken off are the prefixes `module.` and `bert.`; dropped are heads (`cls.*`) and
-    `position_ids`; `gamma` and `beta` of old files become `weight` and `bias`. PyTorch stores dense
-    weights [out, in], ours are [in, out]; which it is shows in the biases, and where all weights
-    are square they count as published. Other names pass unchanged.
+    `position_ids`; `gamma` and `beta` of old files become `weight` and `bias`; see `own_layout`.
+    Other names pass unchanged.
     """
     result = {}
     for name, value in state.items():
-        name = name.removeprefix("module.").removeprefix("bert.")
-        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+        name = modern_name(name.removeprefix("module.").removeprefix("bert."))
         if not name.startswith("cls.") and not name.endswith("position_ids"):
             result[name] = value
-    dense = [n for n in result if n.endswith(".weight") and _is_dense(n, result)]
-    if all(len(result[n]) == len(result[_bias(n)]) for n in dense):
-        result |= {name: np.ascontiguousarray(result[name].T) for name in dense}
-    return result
+    return own_layout(result)
+
+
+def modern_name(name: str) -> str:
+    """`weight` and `bias` for the `gamma` and `beta` of old files."""
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+
+
+def own_layout(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state with dense weights [in, out].
+
+    PyTorch stores them [out, in]; which it is shows in the biases, and where all weights are square
+    they count as PyTorch's.
+    """
+    dense = [n for n in state if n.endswith(".weight") and _is_dense(n, state)]
+    if any(len(state[n]) != len(state[_bias(n)]) for n in dense):
+        return dict(state)
+    return dict(state) | {name: np.ascontiguousarray(state[name].T) for name in dense}
 
 
 def _is_dense(name: str, state: Mapping[str, np.ndarray]) -> bool:

@@ -138,6 +138,7 @@ class ResNet(nn.Layer):
         outputs: channels of res2, which double as well; 4 `width` by default.
         stem_pool: see `Stem`.
         stride_in_1x1: see `Bottleneck`.
+        frozen: how many of stem, res2, res3, ... do not learn.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class ResNet(nn.Layer):
         outputs: int | None = None,
         stem_pool: Literal["padded", "ceil"] = "padded",
         stride_in_1x1: bool = True,
+        frozen: int = 0,
     ):
         super().__init__()
         self.names = [f"res{number + 2}" for number in range(len(blocks))]
@@ -158,6 +160,9 @@ class ResNet(nn.Layer):
             part = stage(self.channels, width << number, out, count, stride, stride_in_1x1)
             self.add_sublayer(name, part)
             self.channels = out
+        for name in ["stem", *self.names][:frozen]:
+            for parameter in getattr(self, name).parameters():
+                parameter.stop_gradient = True
 
     def forward(self, pictures: paddle.Tensor) -> paddle.Tensor:
         """Last stage of pictures [N, 3, H, W]: [N, channels, H / s, W / s], s = 2^(stages + 1)."""
@@ -165,7 +170,8 @@ class ResNet(nn.Layer):
 
     def stages(self, pictures: paddle.Tensor) -> list[paddle.Tensor]:
         """Stem and every stage."""
-        found = [self.stem(pictures)]
-        for name in self.names:
-            found.append(getattr(self, name)(found[-1]))
+        found = []
+        for name in ["stem", *self.names]:
+            pictures = getattr(self, name)(pictures)
+            found.append(pictures)
         return found

@@ -87,7 +87,7 @@ class Attention(nn.Layer):
         """Queries (R, L, D), a bias for (R, heads, L, keys) -> (R, L, D)."""
         query = self._split(self.q_proj, x) / math.sqrt(keys.shape[-1])
         scores = paddle.matmul(query, keys, transpose_y=True) + bias
-        weights = kernels.dropout(F.softmax(scores, -1), self.dropout, self.training)
+        weights = kernels.dropout(kernels.softmax(scores), self.dropout, self.training)
         mixed = paddle.matmul(weights, values).transpose([0, 2, 1, 3])
         return self.out_proj(mixed.reshape(x.shape))
 
@@ -277,7 +277,7 @@ class AnswerDecoder(nn.Layer):
         n, length, _ = h.shape
         query = self.copy_q(h) / math.sqrt(self.size)
         scores = paddle.matmul(query, copy.keys, transpose_y=True) + copy.bias
-        weights = F.softmax(scores, -1)  # over the memory
+        weights = kernels.softmax(scores)  # over the memory
         context = paddle.matmul(weights, copy.tokens)
         gate = F.sigmoid(self.copy_gate(paddle.concat([h, context, start], -1)))
         copied = (weights * (1 - gate)).transpose([0, 2, 1]).reshape([-1, length])

@@ -72,6 +72,26 @@ class Video:
             raise self._cut_short(packets.stated, found)
         return found
 
+    @functools.cached_property
+    def times(self) -> np.ndarray:
+        """When each frame is shown, ascending seconds from the first one: float64 [num_frames].
+
+        Even distances where the time stamps are as good as that, which are rounded in many
+        containers, and where they do not tell.
+
+        Raises:
+            DataError: the video does not tell its rate.
+        """
+        if not self.fps:
+            raise DataError(
+                f"{self.path}: expected a video with a frame rate, found none; convert it"
+            )
+        even, found = np.arange(self.num_frames) / self.fps, self._packets.times / 1000
+        if len(found) != len(even) or not np.all(np.diff(found) > 0):
+            return even
+        found = found - found[0]
+        return found if np.abs(found - even).max() > 0.5 / self.fps else even
+
     def stream(self, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """(index, frame uint8 [H, W, 3] BGR) in order, decoding once from the start.
 

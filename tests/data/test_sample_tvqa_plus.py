@@ -227,7 +227,7 @@ def traits(entry: dict, choice: str) -> set:
 
 def test_answers_are_evenly_placed(entries):
     places = Counter(entry["answer_idx"] for entry in entries)
-    assert max(places.values()) < 1.15 * min(places.values())
+    assert max(places.values()) < 1.2 * min(places.values())
 
 
 def test_words_alone_do_not_tell_the_answer(parts):

@@ -120,6 +120,32 @@ def test_parts_take_embeddings_positions_and_any_mask():
     np.testing.assert_allclose(full[:, :5].numpy(), part.numpy(), atol=1e-5)
 
 
+def test_the_last_layer_computes_only_what_is_wanted():
+    net, _ = make()
+    ids, mask, _ = inputs()
+    x, mask = net.embeddings(paddle.to_tensor(ids)), additive_mask(paddle.to_tensor(mask))
+    whole = net.encoder(x, mask).numpy()
+    for first in (1, 4):
+        found = net.encoder(x, mask, first)
+        np.testing.assert_allclose(found.numpy(), whole[:, :first], atol=1e-5)
+
+
+def test_training_without_dropout_equals_evaluation():
+    net, _ = make(dropout=0.0)
+    ids, mask, types = inputs()
+    expected = run(net, ids, mask, types)[0]
+    net.train()
+    np.testing.assert_allclose(run(net, ids, mask, types)[0], expected, atol=1e-5)
+
+
+def test_dropout_is_on_in_training_only():
+    net, _ = make()
+    ids, *_ = inputs()
+    assert (run(net, ids)[0] == run(net, ids)[0]).all()
+    net.train()
+    assert (run(net, ids)[0] != run(net, ids)[0]).any()
+
+
 def test_additive_mask():
     mask = additive_mask(paddle.to_tensor([[1, 0]]))
     assert mask.numpy().tolist() == [[[[0.0, -10000.0]]]]

@@ -32,10 +32,13 @@ LINEAR = nn.Linear(36, 10)
 X, A, B = tensor(4, 7, 12, seed=1), tensor(4, 7, 12, seed=2), tensor(4, 7, 12, seed=3, shift=1.0)
 TAPS, BIAS = tensor(12, 1, 5, seed=4), tensor(12, seed=5)
 MATRIX, OFFSET = tensor(12, 9, seed=6), tensor(9, seed=7)
+VALUES = tensor(5, 4001, seed=10)
 MASK = paddle.to_tensor((np.arange(7) < [[7], [3], [1], [0]]).astype(np.float32))
 
 CASES = {
     "layer_norm": (lambda: kernels.layer_norm(X, NORM), [X, NORM.weight, NORM.bias]),
+    "gelu": (lambda: kernels.gelu(VALUES * 4.0), [VALUES]),  # both tails
+    "softmax": (lambda: kernels.softmax(X * 3.0 - 1e4 * (X > 1.0).astype("float32")), [X]),
     "linear": (lambda: kernels.linear(X, MATRIX, OFFSET), [X, MATRIX, OFFSET]),
     "depthwise": (lambda: kernels.depthwise(X, TAPS, BIAS), [X, TAPS, BIAS]),
     "masked_max": (lambda: kernels.masked_max(X, MASK), [X]),
@@ -69,6 +72,12 @@ def test_layer_norm_of_features_needs_no_gradient_of_them():
     x = X.detach()
     kernels.layer_norm(x, NORM).sum().backward()
     assert NORM.bias.grad is not None and x.grad is None
+
+
+def test_gelu_at_zero_and_far_from_it():
+    x = paddle.to_tensor([0.0, -0.0, 1e-38, -1e-38, 60.0, -60.0], stop_gradient=False)
+    kernels.gelu(x).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), [0.5, 0.5, 0.5, 0.5, 1, 0], atol=1e-7)
 
 
 def test_rows_of_zeros_have_no_direction_and_a_finite_gradient():

@@ -126,3 +126,11 @@ def test_fewer_stages():
     assert found.shape == [2, 32, 4, 4]
     names = [name for name, _ in net.named_parameters()]
     assert names[:2] == ["stem.conv1.weight", "res2.0.shortcut.weight"]
+
+
+def test_frozen_stages_do_not_learn():
+    net = ResNet((1, 1, 1), width=2, frozen=2)
+    net(random_picture(3, 32, 32)).sum().backward()
+    for name, parameter in net.named_parameters():
+        frozen = name.startswith(("stem", "res2"))
+        assert parameter.stop_gradient == frozen == (parameter.grad is None), name

@@ -60,6 +60,36 @@ def test_a_seek_that_lands_elsewhere_is_noticed(clip, monkeypatch):
     assert [number(f) for f in Video(clip).frames([3, 350, 690])] == [3, 350, 690]
 
 
+def test_times_of_frames(clip):
+    """Containers round them; where that is all, they are even."""
+    assert np.array_equal(Video(clip).times, np.arange(700) / 25)
+
+
+@pytest.mark.parametrize("rate", [29.97, 12.5])
+def test_times_at_other_rates(tmp_path, rate):
+    video = Video(write_video(tmp_path / "t.mkv", 40, fps=rate))
+    assert np.allclose(video.times, np.arange(40) / rate, rtol=1e-3)
+
+
+def test_times_of_uneven_frames(tmp_path, monkeypatch):
+    video = Video(write_video(tmp_path / "t.mp4", 4))
+    packets = video._packets
+
+    def times(milliseconds):
+        video.__dict__.pop("times", None)
+        video.__dict__["_packets"] = packets._replace(times=np.array(milliseconds))
+        return video.times.tolist()
+
+    assert times([10.0, 50.0, 900.0, 1000.0]) == [0.0, 0.04, 0.89, 0.99]
+    even = [0.0, 0.04, 0.08, 0.12]
+    assert times([0.0, 50.0, 50.0, 1000.0]) == even  # two at once cannot be right
+    assert times([0.0, 900.0, 1000.0]) == even  # not one a frame
+    assert times([3.0, 40.0, 83.0, 118.0]) == even  # rounded
+    video.fps = 0.0
+    with pytest.raises(DataError, match="expected a video with a frame rate, found none"):
+        times([0.0, 40.0, 80.0, 120.0])
+
+
 def test_can_be_sent_to_a_worker(clip):
     assert pickle.loads(pickle.dumps(Video(clip))).num_frames == 700
 

@@ -10,10 +10,13 @@ the next run goes on with the missing videos. README.md beside this file describ
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from engine.errors import ConfigError, DataError, guard  # noqa: E402
 
 LOCK = ".lock"
 REGION_SIZE = 128  # numbers of a region's features, as configs/sample/stage.yaml says
+FRAME_SIZE = 96  # height and width of the frames, as configs/sample/clipbert.yaml expects them
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,8 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
     parser.add_argument("--videos", type=int, default=76, help="how many, at least 3 (default 76)")
     parser.add_argument("--layouts", default=",".join(LAYOUTS), metavar="A,B",
-                        help="what to write besides the videos; tall and stage run the real "
-                        "preparation and feature extraction on the layouts tacos and tvqa_plus "
+                        help="what to write besides the videos; tall, stage and clipbert run "
+                        "the real preparation on the layouts tacos, tvqa_plus and anetqa "
                         f"(default: all, {','.join(LAYOUTS)})")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=cores, help="processes (default: all cores)")
     parser.add_argument(
@@ -85,12 +89,13 @@ def main(argv: list[str] | None = None) -> None:
         raise DataError(f"cannot prepare the sample world: {error}") from error
 
 
-def make_tacos(scenes: list[dict[str, Any]], out: Path) -> None:
-    """The raw layout of TACoS in `out`/tacos."""
-    import tacos
+def write_layout(name: str, title: str, scenes: list[dict[str, Any]], out: Path) -> None:
+    """The raw layout of a data set in `out`/<name>, by the script of that name."""
+    import world
 
-    _write_all(out / "tacos", tacos.files(scenes))
-    print(f"sample world: TACoS layout in {out / 'tacos'}")
+    for file, content in importlib.import_module(name).files(scenes).items():
+        world.write(out / name / file, content)
+    print(f"sample world: {title} layout in {out / name}")
 
 
 def make_tall(_scenes: list[dict[str, Any]], out: Path) -> None:
@@ -100,14 +105,6 @@ def make_tall(_scenes: list[dict[str, Any]], out: Path) -> None:
     _need("tall", script, config, out / "tacos")
     _run("tall", script, "--annotations", out / "tacos", "--videos", out / "videos",
          "--out", out / "tall", "--config", config, "--test_lengths", "64,128,256")  # fmt: skip
-
-
-def make_tvqa_plus(scenes: list[dict[str, Any]], out: Path) -> None:
-    """The raw layout of TVQA+ in `out`/tvqa_plus."""
-    import tvqa_plus
-
-    _write_all(out / "tvqa_plus", tvqa_plus.files(scenes))
-    print(f"sample world: TVQA+ layout in {out / 'tvqa_plus'}")
 
 
 def make_stage(_scenes: list[dict[str, Any]], out: Path) -> None:
@@ -131,6 +128,44 @@ def make_stage(_scenes: list[dict[str, Any]], out: Path) -> None:
          "--force")  # fmt: skip
 
 
+def make_anetqa(scenes: list[dict[str, Any]], out: Path) -> None:
+    """The raw layout of ANetQA in `out`/anetqa, and the videos under its names."""
+    import anetqa
+
+    write_layout("anetqa", "ANetQA", scenes, out)
+    anetqa.link_videos(scenes, out / "videos", out / "anetqa" / "videos")
+
+
+def make_image_text(scenes: list[dict[str, Any]], out: Path) -> None:
+    """Captions and questions about pictures in `out`/image_text, and the pictures."""
+    import image_text
+    import world
+    from facts import Facts
+
+    write_layout("image_text", "COCO and VQA", scenes, out)
+    folder = out / "image_text" / "images"
+    for scene in scenes:
+        taken = image_text.pictures(Facts(scene))
+        if not all((folder / f"{picture.name}.jpg").exists() for picture in taken):
+            for name, content in image_text.images(out / "videos" / scene["file"], taken):
+                world.write(folder / name, content)
+
+
+def make_clipbert(scenes: list[dict[str, Any]], out: Path) -> None:
+    """What ClipBERT reads: its files and frames in `out`/anetqa, its vocabulary beside them."""
+    import vocabulary
+    import world
+
+    script, raw = ROOT / "data/dataset/anetqa/prepare.py", out / "anetqa"
+    _need("clipbert", script, raw)
+    for name, content in vocabulary.files(scenes).items():
+        world.write(raw / name, content)
+    _run("clipbert", script, "questions", raw)
+    _run("clipbert", script, "answers", raw, "--force")
+    _run("clipbert", script, "frames", raw, "--videos", raw / "videos", "--out", raw / "frames",
+         "--size", FRAME_SIZE)  # fmt: skip
+
+
 def _is_stale(store: Path) -> bool:
     """Is the store packed from other files than those beside it? Packing would refuse it."""
     from reader.common.tvqa_plus_rows import INDEX, read_index
@@ -141,13 +176,6 @@ def _is_stale(store: Path) -> bool:
     paths = [store.parent / name for name, *_ in files]
     found = [(p.stat().st_size, int(p.stat().st_mtime)) if p.exists() else None for p in paths]
     return found != [(size, time) for _, size, time in files]
-
-
-def _write_all(folder: Path, contents: dict[str, bytes]) -> None:
-    import world
-
-    for name, content in contents.items():
-        world.write(folder / name, content)
 
 
 def _need(layout: str, *paths: Path) -> None:
@@ -169,8 +197,19 @@ def _run(layout: str, script: Path, *arguments: object) -> None:
         raise error
 
 
-# In this order: tall reads tacos, stage reads tvqa_plus
-LAYOUTS = {"tacos": make_tacos, "tall": make_tall, "tvqa_plus": make_tvqa_plus, "stage": make_stage}
+# In this order: tall reads tacos, stage reads tvqa_plus, clipbert reads anetqa
+LAYOUTS: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
+    "tacos": partial(write_layout, "tacos", "TACoS"),
+    "tall": make_tall,
+    "tvqa_plus": partial(write_layout, "tvqa_plus", "TVQA+"),
+    "stage": make_stage,
+    "anetqa": make_anetqa,
+    "tgif_qa": partial(write_layout, "tgif_qa", "TGIF-QA"),
+    "msrvtt_qa": partial(write_layout, "msrvtt_qa", "MSRVTT-QA"),
+    "retrieval": partial(write_layout, "retrieval", "retrieval"),
+    "image_text": make_image_text,
+    "clipbert": make_clipbert,
+}
 
 
 def make_preview(scenes: list[dict[str, Any]], out: Path, name: str) -> None:

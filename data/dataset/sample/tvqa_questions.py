@@ -194,16 +194,27 @@ def _actors(clip: Clip) -> Iterator[Question]:
 
 
 def _bystanders(clip: Clip) -> Iterator[Question]:
-    """What stands around while something is said: the prop among them or what is at the sides."""
-    present = {e["noun"]: e["kind"] for e in clip.entities.values() if e["kind"] != "character"}
-    absent = [f"the {noun}" for noun in NOUNS if noun not in present]
-    for line, when in _heard(clip):
-        noun = clip.rng.choice(sorted(present))
-        where = "among them" if present[noun] == "prop" else "at the side"
-        things = [e for e in clip.entities.values() if e["noun"] == noun]
-        mentions = [mention for e in things for mention in (seen(e), pointed("thing", e))]
-        question = f"Which thing stands {where} {when}"
-        yield clip.ask(question, f"the {noun}", [absent], clip.heard(line), *mentions)
+    """What stands around while somebody speaks: the prop among them, and what is at the sides.
+
+    Such words fit many videos, with other answers.
+    """
+    things = [e for e in clip.entities.values() if e["kind"] != "character"]
+    absent = [f"the {noun}" for noun in NOUNS if noun not in {e["noun"] for e in things}]
+    for kind, where in (("prop", "among them"), ("scenery", "at the side")):
+        shown = [e for e in things if e["kind"] == kind]
+        noun = shown[0]["noun"]
+        mentions = [mention for e in shown for mention in (seen(e), pointed("thing", e))]
+        for line, when in _turns(clip):
+            question = f"Which thing stands {where} {when}"
+            yield clip.ask(question, f"the {noun}", [absent], clip.heard(line), *mentions)
+
+
+def _turns(clip: Clip) -> Iterator[tuple[Line, str]]:
+    """Everybody's first and last line, with "when Ada speaks first"."""
+    for entity in clip.cast:
+        own = [line for line in lines(clip.scene) if line["speaker"] == entity["id"]]
+        for line, when in zip(own[:1] + own[1:][-1:], ("first", "last"), strict=False):
+            yield line, f"when {entity['name']} speaks {when}"
 
 
 def _partners(clip: Clip) -> Iterator[Question]:

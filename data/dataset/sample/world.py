@@ -24,7 +24,7 @@ from engine.errors import DataError
 HERE = Path(__file__).resolve().parent
 SOURCES = ("scene.py", "motion.py", "language.py", "render.py", "world.py")
 STAMP, SCENES = "stamp.json", "scenes.json"
-FEATURES = ("tall", "tvqa_plus")  # folders with features, which are made of the videos
+FEATURES = ("tall", "tvqa_plus", "anetqa", "image_text")  # folders made of the videos
 
 
 def make(out: Path, seed: int, videos: int, jobs: int) -> list[dict[str, Any]]:

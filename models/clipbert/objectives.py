@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a video from those of its clips, and what they are trained for.
+
+Losses are given per row; the network's loss is their mean.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import paddle
+import paddle.nn.functional as F
+
+
+class LabelError(Exception):
+    """Data have more classes than the network; the message is one line."""
+
+    exit_code = 2
+
+
+def check_labels(labels: paddle.Tensor, classes: int) -> None:
+    """Raise LabelError where a label is not below ``classes``."""
+    if int(labels.max()) >= classes:
+        raise LabelError(
+            f"num_labels: expected more than the largest label of the data, {int(labels.max())}, "
+            f"found {classes}; set MODEL.num_labels to the number of answers of ans2label"
+        )
+
+
+def pool(clip_scores: paddle.Tensor, how: str) -> paddle.Tensor:
+    """Scores of clips (N, R, C) -> (R, C) by their mean, max or lse (log of summed exponentials).
+
+    The cross-entropy of "lse" is the published one over all clips and classes together.
+    """
+    if how == "mean":
+        return clip_scores.mean(0)
+    if how == "max":
+        return reduce(paddle.maximum, clip_scores.unbind(0))
+    return paddle.logsumexp(clip_scores, 0)
+
+
+def cross_entropy(scores: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+    """Scores (R, C), labels (R,) -> (R,), 0 for labels of -100."""
+    return F.cross_entropy(scores, labels, reduction="none").reshape([-1])
+
+
+def soft_cross_entropy(scores: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+    """Scores (R, C), labels (R, C) of 0 to 1, each class for itself -> sums over classes (R,)."""
+    return F.binary_cross_entropy_with_logits(scores, labels, reduction="none").sum(1)
+
+
+def ranking(scores: paddle.Tensor, negatives: int, margin: float) -> paddle.Tensor:
+    """Scores (V * (1 + negatives), 1), each video's matching text first -> (V, negatives).
+
+    Zero where the match's probability is above the other's by the margin.
+    """
+    chances = F.sigmoid(scores).reshape([-1, 1 + negatives])
+    return F.relu(margin + chances[:, 1:] - chances[:, :1])
+
+
+def match_probability(scores: paddle.Tensor) -> paddle.Tensor:
+    """Scores (R, 2) of no match and match, or (R, 1) of a match -> (R,)."""
+    if scores.shape[1] == 1:
+        return F.sigmoid(scores[:, 0])
+    return F.softmax(scores)[:, 1]
+
+
+def masked_words(labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """Labels (R, L), -100 where no word is asked for -> positions in R * L, their labels: (M,).
+
+    Where none is asked for at all, one place with its -100, since empty arrays fail in Paddle 2.6.
+    """
+    flat = labels.reshape([-1])
+    index = paddle.nonzero(flat >= 0).squeeze(-1)
+    if not len(index):
+        index = paddle.zeros([1], "int64")
+    return index, paddle.gather(flat, index)
