@@ -99,8 +99,7 @@ def _boxes(question: Question, scene: dict[str, Any], frame: int) -> Iterator[di
     position, acting = moment_of(frame, scene), acts_at(scene, frame / RATE)
     for entity in scene["entities"]:
         box = visible(entity, position)
-        own = [entity[key] for key in ("noun", "colour", "name") if key in entity]
-        for label in (*own, *tvqa_questions.POINTERS):
+        for label in (entity[key] for key in ("noun", "colour", "name") if key in entity):
             known = label != entity.get("name") or acting == entity["id"]
             if box and known and (entity["id"], label) in question.mentions:
                 yield {"img_id": frame, "top": box[1], "left": box[0], "width": box[2] - box[0],

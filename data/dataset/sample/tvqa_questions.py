@@ -19,13 +19,12 @@ from scene import COLOURS, NAMES, PAIR_VERBS, PLACES, PROPS, VERBS
 
 RATE = 3  # frames of TVQA+'s grid per second
 NOUNS = (*PROPS, *PLACES.values())
-POINTERS = ("one", "thing")  # words of a question that stand for what is asked about
 PAIR_PHRASES = {"meet": "meet", "swap": "swap places with", "chase": "chase"}
 
 Entity = dict[str, Any]
 Event = dict[str, Any]
 Line = dict[str, Any]
-Mention = tuple[str, str]  # entity id, label: its noun, colour or name, or a word of POINTERS
+Mention = tuple[str, str]  # entity id, label: its noun, colour or name
 
 
 class Question(NamedTuple):
@@ -189,32 +188,18 @@ def _actors(clip: Clip) -> Iterator[Question]:
             if spoken >= 0.6 * (line["end"] - line["start"]):
                 subject = clip.entities[event["subject"]]
                 yield clip.ask(f"Which one acts {when}", one(subject["colour"]), clip.ones(),
-                               (max(begin, first), min(end, last)), coloured(subject),
-                               pointed("one", subject))  # fmt: skip
+                               (max(begin, first), min(end, last)), coloured(subject))  # fmt: skip
 
 
 def _bystanders(clip: Clip) -> Iterator[Question]:
-    """What stands around while somebody speaks: the prop among them, and what is at the sides.
-
-    Such words fit many videos, with other answers.
-    """
-    things = [e for e in clip.entities.values() if e["kind"] != "character"]
-    absent = [f"the {noun}" for noun in NOUNS if noun not in {e["noun"] for e in things}]
-    for kind, where in (("prop", "among them"), ("scenery", "at the side")):
-        shown = [e for e in things if e["kind"] == kind]
-        noun = shown[0]["noun"]
-        mentions = [mention for e in shown for mention in (seen(e), pointed("thing", e))]
-        for line, when in _turns(clip):
-            question = f"Which thing stands {where} {when}"
-            yield clip.ask(question, f"the {noun}", [absent], clip.heard(line), *mentions)
-
-
-def _turns(clip: Clip) -> Iterator[tuple[Line, str]]:
-    """Everybody's first and last line, with "when Ada speaks first"."""
-    for entity in clip.cast:
-        own = [line for line in lines(clip.scene) if line["speaker"] == entity["id"]]
-        for line, when in zip(own[:1] + own[1:][-1:], ("first", "last"), strict=False):
-            yield line, f"when {entity['name']} speaks {when}"
+    """What stands around while something is said."""
+    present = sorted({e["noun"] for e in clip.entities.values() if e["kind"] != "character"})
+    absent = [f"the {noun}" for noun in NOUNS if noun not in present]
+    for line, when in _heard(clip):
+        noun = clip.rng.choice(present)
+        things = [seen(e) for e in clip.entities.values() if e["noun"] == noun]
+        question = f"What stands around {when}"
+        yield clip.ask(question, f"the {noun}", [absent], clip.heard(line), *things)
 
 
 def _partners(clip: Clip) -> Iterator[Question]:
@@ -223,7 +208,7 @@ def _partners(clip: Clip) -> Iterator[Question]:
         subject, other = clip.entities[event["subject"]], clip.entities[event["object"]]
         yield clip.ask(f"Which one does {look(subject)} {PAIR_PHRASES[event['verb']]}",
                        one(other["colour"]), clip.ones(subject), event["seconds"],
-                       seen(subject), coloured(other), pointed("one", other))  # fmt: skip
+                       seen(subject), coloured(other))  # fmt: skip
 
 
 # words
@@ -252,11 +237,6 @@ def one(colour: str) -> str:
 def coloured(entity: Entity) -> Mention:
     """The entity is mentioned by its colour."""
     return entity["id"], entity["colour"]
-
-
-def pointed(word: str, entity: Entity) -> Mention:
-    """The entity is what this word of the question stands for."""
-    return entity["id"], word
 
 
 def seen(entity: Entity) -> Mention:
