@@ -15,6 +15,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ..layers import kernels
+from ..layers.bert import DEVIATION, spread
 from . import checkpoints, objectives
 from .network import GridCNN, Transformer
 from .pictures import prepared
@@ -52,6 +53,7 @@ class Model(nn.Layer):
         freeze_cnn: of the CNN only the last convolution learns.
         dropout: its probability everywhere in the transformer.
         hidden_size, num_layers, num_heads, intermediate_size, vocab_size, max_position: of BERT.
+        initializer_range: standard deviation of its initial weights.
         blocks, width, stem_width, outputs: of the CNN, see ``ResNet``.
         grid_rows, grid_cols: most that the grid of a frame has.
         encode_rows: texts x clips that BERT reads together in evaluation.
@@ -75,6 +77,7 @@ class Model(nn.Layer):
         pixel_random_sampling_size: int = 0, freeze_cnn: bool = False, dropout: float = 0.1,
         hidden_size: int = 768, num_layers: int = 12, num_heads: int = 12,
         intermediate_size: int = 3072, vocab_size: int = 30522, max_position: int = 512,
+        initializer_range: float = DEVIATION,
         blocks: list[int] = (3, 4, 6, 3), width: int = 64, stem_width: int | None = None,
         outputs: int | None = None, grid_rows: int = 100, grid_cols: int = 100,
         encode_rows: int = 64, encode_frames: int = 16,
@@ -95,6 +98,8 @@ class Model(nn.Layer):
             hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads,
             intermediate_size=intermediate_size, max_position=max_position, dropout=dropout,
         )  # fmt: skip
+        if initializer_range != DEVIATION:
+            spread(self.transformer, initializer_range)
 
     # network
 

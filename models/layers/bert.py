@@ -34,6 +34,14 @@ def embedding(rows: int, size: int) -> nn.Embedding:
     return nn.Embedding(rows, size, weight_attr=_normal())
 
 
+def spread(layer: nn.Layer, deviation: float) -> None:
+    """Give freshly drawn weights another standard deviation, as small networks need."""
+    with paddle.no_grad():
+        for parameter in layer.parameters():
+            if parameter.ndim == 2:
+                parameter.set_value(parameter * (deviation / DEVIATION))
+
+
 def additive_mask(mask: paddle.Tensor) -> paddle.Tensor:
     """0 where mask [N, L] is 1, -10000 where it is 0: [N, 1, 1, L], to add to attention scores."""
     return ((1.0 - mask.astype("float32")) * -10000.0).unsqueeze([1, 2])
