@@ -94,11 +94,12 @@ def _raw_inputs(args: Any, reader: Any, name: str) -> dict[str, Any]:
     """What is given beside --video and --query, as arguments of the reader's ``from_raw``."""
     flags = {key: getattr(args, key) for key in ("subtitles", "choices", "regions")}
     given = {key: value for key, value in flags.items() if value is not None}
+    taken = getattr(reader, "raw_inputs", inspect.signature(reader.from_raw).parameters)
     for key, value in given.items():
         if not args.video:
             raise ConfigError(f"--{key}: expected only with --video and --query; give them, too")
-        if key not in inspect.signature(reader.from_raw).parameters:
-            raise ConfigError(f"--{key}: {name} takes none; leave the flag out")
+        if key not in taken:
+            raise ConfigError(f"--{key}: {name} takes none here; leave the flag out")
         if key == "choices":
             given[key] = _choices(value)
         elif not Path(value).is_file():

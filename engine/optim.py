@@ -63,7 +63,8 @@ class Rates:
     def __init__(self, model: Any, recipe: SimpleNamespace):
         rest = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
         self.recipe, self.groups = recipe, []  # (recipe, parameters with decay, those without)
-        for group in recipe.groups:
+        self.no_decay = getattr(recipe, "no_decay", [])
+        for group in getattr(recipe, "groups", []):
             found = _matcher(group)
             mine = [pair for pair in rest if found(pair[0])]
             if not mine:
@@ -77,13 +78,13 @@ class Rates:
         self._add(recipe, rest)
 
     def _add(self, recipe: SimpleNamespace, pairs: list[tuple[str, Any]]) -> None:
-        bare = {name for name, _ in pairs if any(part in name for part in recipe.no_decay)}
+        bare = {name for name, _ in pairs if any(part in name for part in self.no_decay)}
         split = [[p for name, p in pairs if (name in bare) is bool(kind)] for kind in (0, 1)]
         self.groups.append((recipe, *split))
 
     def parameters(self) -> list[Any]:
         """What Paddle's optimisers take: parameters, or groups of them where these differ."""
-        if len(self.groups) == 1 and not self.recipe.no_decay:
+        if len(self.groups) == 1 and not self.no_decay:
             return self.groups[0][1]
         return [
             {"params": part, "weight_decay": float(decay)}

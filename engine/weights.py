@@ -344,9 +344,14 @@ def start_from(model: Any, path: str | os.PathLike, log: Log | None = None) -> R
     and so are parts of another size whose names begin with one of ``model.task_heads``.
 
     Raises:
-        WeightsError: nothing fits, or another parameter has another size.
+        WeightsError: nothing fits, or another parameter has another size; no such file: also says
+            where the files of ``model.initial_weights`` are.
     """
-    found = resolve(path)
+    try:
+        found = resolve(path)
+    except WeightsError as error:
+        notes = [file["note"] for file in getattr(model, "initial_weights", ()) if "note" in file]
+        raise WeightsError("; ".join([str(error), *notes])) from None
     state = read_for(model, found)
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     heads = tuple(getattr(model, "task_heads", ()))

@@ -80,7 +80,7 @@ class Metric:
         for name in ("pages", "frequent"):  # not every task has them
             if hasattr(self._scorer, name):
                 setattr(self, name, getattr(self._scorer, name))
-        self._checked = False
+        self._checked = self._expected = False
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh.
@@ -90,14 +90,20 @@ class Metric:
         score}; retrieval: ``texts``, ``captions``, ``count``; pretrain: ``caption``.
         """
         self._scorer.expect(references)
-        self._checked = False
+        self._checked, self._expected = False, True
 
     def update(self, records: Sequence[dict]) -> None:
         """Add records of the network, or those that ``read`` made.
 
+        Without ``expect``, those of a raw video may have their ``reference``.
+
         Raises:
             DataError: missing keys, wrong shapes, numbers not finite; strict: an unknown id.
         """
+        if not self._expected:
+            asked = {r["id"]: r["reference"] for r in records if "reference" in r}
+            if asked:
+                self._scorer.expect(asked)
         self._scorer.update(records)
         self._checked = False
 

@@ -49,7 +49,7 @@ class Reader:
     task: Task = "anetqa"
     annotations: str | Sequence[str] | None = None  # JSON lines, one or several files
     ans2label: str | None = None  # JSON {answer: label}, for open questions
-    questions: str | None = None  # ANetQA's raw questions with their categories, for evaluation
+    questions: str | None = None  # ANetQA's raw questions, for evaluation: categories, answers
     filelist: str | None = None  # infer only: instead of `annotations`; needs no answers
     store: str | None = None  # anetqa: frame store; else frames are drawn from `videos`
     videos: str | None = None  # folder of video files named by id
@@ -103,8 +103,6 @@ class Reader:
             raise ValueError("expected max_txt_len of 2 or more, fps above 0, seed of 0 or more")
         if not 0 <= self.itm_neg_prob <= 1 or not 0 < self.data_ratio <= 1:
             raise ValueError("itm_neg_prob, data_ratio: expected shares of 1")
-        if self.task == "msrvtt_mc" and self.split == "train":
-            raise ValueError("task: msrvtt_mc has no training; train retrieval")
         for name, tasks in (("store", ("anetqa",)), ("questions", ("anetqa",)),
                             ("images", ("vqa", "pretrain"))):  # fmt: skip
             if getattr(self, name) is not None and self.task not in tasks:
@@ -167,6 +165,8 @@ class Reader:
 
     def __len__(self) -> int:
         """Number of items; also opens all files, so that what is missing is said early."""
+        if self.task == "msrvtt_mc" and self.training:
+            raise DataError("task: msrvtt_mc has no training; train retrieval")
         _ = self.pieces, self.answers, self.groups
         if self.task == "pretrain":
             self.pieces.special(MASK)
@@ -193,17 +193,17 @@ class Reader:
         """
         if self.task == "retrieval":
             return self._matches()
-        categories = self._categories() if self.questions else None
+        raw = self._raw_questions() if self.questions else None
         found: dict[str, dict[str, Any]] = {}
         for row, record in enumerate(self.records):
             name = record.id or str(row)
             if name in found:
                 raise DataError(f"annotations: expected every id once, found {name} twice")
             found[name] = _reference(record, self.task)
-            if categories is not None:
-                if name not in categories:
+            if raw is not None:
+                if name not in raw:
                     raise DataError(f"{self.questions}: expected question {name}, found none")
-                found[name]["taxonomy"] = categories[name]
+                found[name] = raw[name] | found[name]
         return found
 
     def _matches(self) -> dict[str, dict[str, Any]]:
@@ -213,11 +213,14 @@ class Reader:
             found[record.video]["captions"].append(record.text)
         return {clip: {**known, "count": len(self.records)} for clip, known in found.items()}
 
-    def _categories(self) -> dict[str, dict[str, Any]]:
-        """Question id -> its taxonomy; equal ones are one object, since there are few."""
+    def _raw_questions(self) -> dict[str, dict[str, Any]]:
+        """Question id -> its taxonomy and answer; equal ones are one object: there are few."""
         shared: dict[str, dict] = {}
-        entries = ((e.get("qa_id"), e.get("taxonomy")) for e in stream_list(find(self.questions)))
-        return {name: shared.setdefault(repr(of), of) for name, of in entries}
+        found: dict[str, dict] = {}
+        for entry in stream_list(find(self.questions)):
+            known = {k: entry[k] for k in ("taxonomy", "answer") if entry.get(k) is not None}
+            found[entry.get("qa_id")] = shared.setdefault(repr(known), known)
+        return found
 
     def pictures(self, video: str, numbers: Sequence[int]) -> list[np.ndarray] | None:
         """RGB frames (H, W, 3) uint8 of a video by their numbers; None without its file."""
@@ -300,17 +303,19 @@ class Reader:
         """Items as a batch: frames of all videos, rows of text padded to the longest one.
 
         Returns:
-            id (list of str), frames (V, F, 3, H, W) of 0 to 255, uint8 or, fitted into squares,
-            float32, num_frm (int), ids int64 and mask float32 (R, L), video int64 (R,): which one
-            a row is about.
+            task, id (list of str), frames (V, F, 3, H, W) of 0 to 255, uint8 or, fitted into
+            squares, float32, num_frm (int), ids int64 and mask float32 (R, L), video int64 (R,):
+            which one a row is about.
             labels int64 (R,), one of 5 rows for options (R / 5,), float32 (R, C) for vqa; none in
             evaluation of retrieval and for msrvtt_mc; for pretrain itm_labels (R,) and mlm_labels
-            (R, L). In evaluation of open questions also answers, by label.
+            (R, L). In evaluation of open questions also answers, by label. Of a raw video with
+            options also references, what the record is to be shown with.
         """
         rows = [row for item in items for row in item["rows"]]
         length = self.max_txt_len if self.task == "pretrain" else None
         ids, mask = pad_rows(rows, self.pieces.pad, length)
         batch = {
+            "task": self.task,
             "id": [name for item in items for name in item["id"]],
             "frames": self._stack([item["frames"] for item in items]),
             "num_frm": self.num_frm,
@@ -326,6 +331,8 @@ class Reader:
             batch["mlm_labels"], _ = pad_rows(told, IGNORED, length)
         if self.labels and not self.training:
             batch["answers"] = self.answers
+        if "reference" in items[0]:
+            batch["references"] = [item["reference"] for item in items]
         return batch
 
     def _stack(self, frames: list[np.ndarray]) -> np.ndarray:
@@ -337,6 +344,14 @@ class Reader:
         return np.stack([fit(each, self.max_img_size) for each in frames])
 
     # raw video
+
+    @property
+    def raw_inputs(self) -> tuple[str, ...]:
+        """What `from_raw` takes besides the video."""
+        if self.task == "pretrain":
+            return ()
+        words = FORMATS[self.task].answer in ("text", "scores")
+        return ("query",) if words else ("query", "choices")
 
     def from_raw(
         self,
@@ -367,6 +382,8 @@ class Reader:
             item["labels"] = self._soft(None)[None]
         elif self.task not in ("retrieval", "msrvtt_mc"):
             item["labels"] = np.array([-1])
+        if record.options:
+            item["reference"] = {"choices": list(record.options)}
         self._frames.add(name, video)
         yield item
 

@@ -15,13 +15,13 @@ _STORE = "https://convaisharables.blob.core.windows.net/clipbert/pretrained/"
 ANETQA = {
     "name": "model_step_163400.pt",
     "urls": [],
-    "note": "the network trained on ANetQA is linked (SharePoint) in the README of the folder "
-    "clipbert of github.com/MILVLG/anetqa-code; download model_step_163400.pt there",
+    "note": "the network trained on ANetQA is linked (SharePoint) in the results table of the "
+    "README of github.com/MILVLG/anetqa-code; download model_step_163400.pt there",
 }
 PRETRAINED = {
     "name": "clipbert_image_text_pretrained.pt",
     "urls": [_STORE + "clipbert_image_text_pretrained.pt"],
-    "note": "the authors' store has had no public access since 2024 (error 409); without their "
+    "note": "the authors' store is closed to the public (error 409); without their "
     "pre-trained network train from its parts, "
     "https://dl.fbaipublicfiles.com/grid-feats-vqa/R-50/R-50.pth (grid_feat_R-50.pth) and "
     "pytorch_model.bin of https://huggingface.co/bert-base-uncased, with --pretrain",

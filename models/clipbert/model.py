@@ -65,7 +65,8 @@ class Model(nn.Layer):
 
     task_heads = ("transformer.classifier.",)
     feature_inputs = ()  # frames and texts have any length
-    published_weights = [checkpoints.ANETQA, checkpoints.PRETRAINED]
+    published_weights = [checkpoints.ANETQA]
+    initial_weights = [checkpoints.PRETRAINED]
     plain_operators = staticmethod(kernels.plain)  # context in which nothing is rearranged for CPU
 
     def __init__(
@@ -108,7 +109,14 @@ class Model(nn.Layer):
 
         For questions with options R counts questions and C options. Task pretrain: ``hidden``
         (R, L, D) of the words and ``itm_scores`` (R, 2), of one clip.
+
+        Raises:
+            LabelError: the batch is one of another task, or has texts that BERT has no vectors for.
         """
+        objectives.check_task(self.task, batch.get("task", self.task))
+        table = self.transformer.bert.embeddings
+        vectors = table.word_embeddings.weight, table.position_embeddings.weight
+        objectives.check_texts(batch["ids"], *(x.shape[0] for x in vectors))
         return self.read(self.embed(self.grid(batch)), batch)
 
     def read(self, visual: paddle.Tensor, batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
@@ -189,6 +197,7 @@ class Model(nn.Layer):
             return {"loss": mlm + itm, "mlm": mlm, "itm": itm}
         scores = outputs["scores"]
         if self.loss_type == "rank":
+            objectives.check_matches(batch["labels"], self.itm_neg_size)
             rows = objectives.ranking(scores, self.itm_neg_size, self.margin)
         elif self.loss_type == "bce":
             rows = objectives.soft_cross_entropy(scores, batch["labels"])
@@ -205,7 +214,12 @@ class Model(nn.Layer):
 
     def predict(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Records: one per question, per video (retrieval) or per row (pretrain)."""
-        outputs = self(batch)
+        records = self._records(self(batch), batch)
+        for record, reference in zip(records, batch.get("references", ()), strict=False):
+            record["reference"] = reference
+        return records
+
+    def _records(self, outputs: dict, batch: dict) -> list[dict[str, Any]]:
         if self.task == "pretrain":
             return self._reconstructions(outputs, batch)
         scores = outputs["scores"]

@@ -8,14 +8,49 @@ from __future__ import annotations
 
 from functools import reduce
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+_ALIKE = (("anetqa", "frameqa", "msrvtt_qa"), ("action", "transition"))  # tasks of equal batches
+
 
 class LabelError(Exception):
-    """Data have more classes than the network; the message is one line."""
+    """The network's options do not fit the data; the message is one line."""
 
     exit_code = 2
+
+
+def check_task(own: str, given: str) -> None:
+    """Raise LabelError where a batch is made for a task other than the network's own."""
+    if given not in next((tasks for tasks in _ALIKE if own in tasks), (own,)):
+        raise LabelError(
+            f"task: expected the same MODEL.task and DATASET.task, found {own} and {given}"
+        )
+
+
+def check_texts(ids: paddle.Tensor, words: int, places: int) -> None:
+    """Raise LabelError where texts (R, L) have more places or word ids than BERT has vectors."""
+    if ids.shape[1] > places:
+        raise LabelError(
+            f"max_position: expected {ids.shape[1]} or more, the pieces of the longest text, found "
+            f"{places}; change MODEL.max_position or DATASET.max_txt_len"
+        )
+    if int(ids.max()) >= words:
+        raise LabelError(
+            f"vocab_size: expected more than the largest piece of a text, {int(ids.max())}, found "
+            f"{words}; set MODEL.vocab_size to the number of lines of vocab.txt or more"
+        )
+
+
+def check_matches(labels: paddle.Tensor, negatives: int) -> None:
+    """Raise LabelError where it is not one match followed by so many others, and so on."""
+    expected = np.arange(len(labels)) % (1 + negatives) == 0
+    if len(labels) % (1 + negatives) or not np.array_equal(labels.numpy() > 0, expected):
+        raise LabelError(
+            f"itm_neg_size: expected {negatives} captions after every match, found others; set "
+            "MODEL.itm_neg_size and DATASET.itm_neg_size to the same number"
+        )
 
 
 def check_labels(labels: paddle.Tensor, classes: int) -> None:

@@ -166,7 +166,8 @@ class BertSelfAttention(nn.Layer):
         self, x: paddle.Tensor, mask: paddle.Tensor | None = None, first: int | None = None
     ) -> paddle.Tensor:
         """Attention [N, heads, first or L, L] among [N, L, D], before dropout."""
-        return self.weights(self._split(self.query(leading(x, first))), self.project(x)[0], mask)
+        queries, keys = dense(leading(x, first), self.query), dense(x, self.key)
+        return self.weights(self._split(queries), self._split(keys), mask)
 
     def weights(
         self, queries: paddle.Tensor, keys: paddle.Tensor, mask: paddle.Tensor | None
@@ -278,12 +279,14 @@ class BertEncoder(nn.Layer):
             first: how many positions are wanted; the last layer computes no others.
         """
         *before, last = self.layer
-        mask = self.spread(mask, x)
+        mask = self.repeated(mask, x)
         for layer in before:
             x = layer(x, mask)
-        return last(x, mask if mask is None or mask.ndim < 3 else mask[:, :, :first], first)
+        if mask is not None and first is not None:
+            mask = mask[..., :first, :]
+        return last(x, mask, first)
 
-    def spread(self, mask: paddle.Tensor | None, x: paddle.Tensor) -> paddle.Tensor | None:
+    def repeated(self, mask: paddle.Tensor | None, x: paddle.Tensor) -> paddle.Tensor | None:
         """A mask of keys repeated for all queries of [N, L, D].
 
         On CPU it takes ten times as long to add it as it is.
@@ -304,7 +307,7 @@ class BertTransform(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """[..., D] to the same shape."""
-        return normalise(F.gelu(self.dense(x)), self.LayerNorm)
+        return normalise(gelu(dense(x, self.dense), self.training), self.LayerNorm)
 
 
 class BertPredictions(nn.Layer):

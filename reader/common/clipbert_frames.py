@@ -130,6 +130,11 @@ class Frames:
             raise DataError(f"{option}: expected a folder's path, found none; set DATASET.{option}")
         if self._store is None:
             self._files.require_any(names)
+        elif not any(name in self._store for name in names):
+            raise DataError(
+                f"{self._path}: expected frames of videos such as {names[0]}, found none of "
+                f"{len(names)}; compare the names, or change DATASET.store"
+            )
 
     def read(self, name: str, rng: Any) -> np.ndarray:
         """Frames of a video or image by its name: uint8 (F, 3, H, W), RGB, clip after clip.

@@ -104,6 +104,9 @@ def test_heads_of_another_task_are_left_out(tmp_path):
     assert report.missing == ["fc.bias"] and np.array_equal(net.fc.bias.numpy(), before)
     assert np.array_equal(net.fc.weight.numpy(), values()["fc.weight"])  # its size is the same
     assert said[0].endswith("of another task, left out: fc.bias")
+    net.initial_weights = [{"name": "v.pt", "urls": [], "note": "v.pt is sent on request"}]
+    with pytest.raises(WeightsError, match=r"found nothing there.*; v\.pt is sent on request$"):
+        weights.start_from(net, tmp_path / "v.pt")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])

@@ -144,7 +144,7 @@ def test_names_and_shapes_of_published_checkpoints(name, task):
 
 
 def test_published_weights_say_where_else_they_may_be():
-    for entry in Model.published_weights:
+    for entry in (*Model.published_weights, *Model.initial_weights):
         assert {"name", "urls", "note"} <= entry.keys() and "\n" not in entry["note"]
 
 

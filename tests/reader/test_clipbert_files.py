@@ -235,9 +235,13 @@ def test_damaged_images(world, tmp_path):
         ({"task": "vqa", "questions": "x"}, "questions: expected with anetqa, not vqa"),
         ({"images": "x"}, "images: expected with vqa or pretrain, not anetqa"),
         ({"task": "pretrain", "images": "x", "videos": "y"}, "either images or videos"),
-        ({"task": "msrvtt_mc", "split": "train"}, "msrvtt_mc has no training"),
     ],
 )
 def test_bad_options(bad, message):
     with pytest.raises(ValueError, match=message):
         Reader(**{"split": "valid"} | bad)
+
+
+def test_a_task_without_training_says_so():
+    with pytest.raises(DataError, match="msrvtt_mc has no training; train retrieval"):
+        len(Reader("train", task="msrvtt_mc"))
