@@ -75,8 +75,10 @@ def allowed(path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
         return ("reader.common",), None
     if parts[0] == "reader":
         return (own, "reader.common"), ("numpy",)
+    if parts[:2] == ("metrics", "common"):
+        return ("metrics.common", "reader.common.safe_pickle"), ("numpy", "nltk")
     if parts[0] == "metrics":
-        return (own, "metrics.common"), ("numpy", "nltk") if "common" in parts else ("numpy",)
+        return (own, "metrics.common"), ("numpy",)
     if parts[0] in ("tools", "data"):
         return ("engine", "reader.common", "tools", *siblings(path)), None
     return OURS, None

@@ -69,4 +69,4 @@ def test_missing_and_changed_files(tmp_path):
         list(csv_rows.read_blocks(path, ["a"]))
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="was changed while it is in use"):
-        csv_rows.read_at(path, [5])
+        csv_rows.read_at(path, [6])

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimiser steps of MCG's recipe, by the engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import paddle
+
+from engine import config, optim
+from tools.parity import Tracked
+
+
+class Recipe:
+    """AdamW without decay, linear warm-up and decay.
+
+    Args:
+        options: the case's ``optim``.
+    """
+
+    def __init__(self, model: Any, options: Tracked):
+        assert options["name"] == "adamw" and options["weight_decay"] == 0
+        self.total, self.limit = options["num_train_steps"], options["grad_norm"]
+        self.step = self.taken = 0
+        self.parameters = [p for p in model.parameters() if not p.stop_gradient]
+        values = {key: entry["default"] for key, entry in config.schema()["TRAIN"].items()}
+        beta1, beta2 = options["betas"]
+        self.recipe = SimpleNamespace(**values | {
+            "optimizer": "adamw", "adam_eps_mode": "fluid", "epsilon": options["eps"],
+            "beta1": beta1, "beta2": beta2, "learning_rate": options["lr"],
+            "schedule": options["decay"], "warmup": options["warmup_ratio"],
+        })  # fmt: skip
+        self.rates = optim.Rates(model, self.recipe)
+        self.optimizer = optim.build(model, self.recipe, self.rates)
+
+    def idle(self) -> None:
+        """A step on gradients of 0, which changes nothing but the count of Adam's steps."""
+        for parameter in self.parameters:
+            parameter.grad = paddle.zeros_like(parameter)
+        self._apply()
+
+    def update(self) -> tuple[float, float]:
+        """A step on the gradients, which are cleared; returns their norm and the rate."""
+        norm = optim.clip_gradients(self.parameters, self.limit)
+        self.rates.set(self.optimizer, self.step, self.total)
+        self._apply()
+        self.step += 1
+        return norm, self.optimizer.get_lr()
+
+    def _apply(self) -> None:
+        optim.set_fluid_epsilon(self.optimizer, self.recipe, self.taken)
+        self.optimizer.step()
+        self.optimizer.clear_grad(set_to_zero=False)
+        self.taken += 1
