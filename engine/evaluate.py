@@ -117,6 +117,7 @@ def validator(
         logger.info("no validation: the configuration has no VALID section beside DATASET")
         return None, ("", True)
     reader, metric = build.reader(cfg, "valid"), build.metric(cfg)
+    len(reader)  # missing data are said before an epoch is trained
     check_features(features, identity_of(reader), "VALID")
     options, brief = cfg.engine_args("VALID"), cfg["TRAIN"]["debug"]
     limits = {"batch_size": options.batch_size or cfg["TRAIN"]["batch_size"]}

@@ -86,6 +86,11 @@ class Trainer:
                     )  # fmt: skip
                     break
                 self._epoch(epoch)
+                if not self.last:
+                    raise DataError(
+                        f"expected items to train on, found none that can be loaded: see "
+                        f"{self.broken.path}"
+                    )
                 self._end_of_epoch(epoch)
         if dist.rank() == 0:
             self.checkpoints.export("", self.model, self.state.features)
@@ -234,7 +239,7 @@ class Trainer:
         if self.on_step:
             self.on_step(self.state.step, self.last)
         every, done = self.recipe.log_interval, (self.state.step - 1) % self.steps_per_epoch
-        if not every or done % every:
+        if not every or done % every or not self.last:  # nothing of the first step was loaded
             return
         left = self.steps_per_epoch * self.recipe.epoch - self.state.step
         mean = sum(self.seconds[-50:]) / len(self.seconds[-50:])

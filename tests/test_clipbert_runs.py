@@ -584,3 +584,40 @@ def test_a_process_of_its_own(world):
     command = [sys.executable, str(ROOT / "train.py"), "-c", path, "-o", "TRAIN.epoch=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     fails(Done(done.returncode, done.stdout, done.stderr), 3, "TRAIN.max_bad: expected at most 0")
+
+
+def test_nothing_but_broken_videos(world, call):
+    Path("empty").mkdir()
+    for name in ("shut", "void"):
+        Path(f"empty/{name}.mp4").write_bytes(b"")
+    rows = [question(k, video) for k, video in enumerate(BROKEN)]
+    path = configure(rows=rows, DATASET={"videos": "empty"})
+    done = call("train", path, "-o", "TRAIN.max_bad=3")
+    fails(done, 3, "none that can be loaded: see ck/bad_samples.txt")
+
+
+def test_a_first_step_with_nothing_to_learn_from(world, call):
+    rows = [question(0, "gone"), question(1, "ball")]
+    path = configure(rows=rows, TRAIN={"batch_size": 1, "max_bad": 1})
+    for seed in range(3):  # either comes first
+        flags = ("-o", f"DATASET.seed={seed}", "--save_dir", f"s{seed}")
+        assert call("train", path, *flags).code == 0
+
+
+def test_missing_validation_data_are_said_before_training(world, call):
+    done = call("train", configure(rows=ROWS["anetqa"], VALID={"annotations": "gone.jsonl"}))
+    fails(done, 3, "gone.jsonl: expected")
+    assert "Epoch 0" not in done.out
+
+
+def test_captions_given_with_a_video_are_named(world, call):
+    path = configure("retrieval")
+    draw(path)
+    video = ("--video", "videos/ball.mp4", "--query", "a cat", "--choices", "red|a dog")
+    done = call("predict", path, *video, "--visualize")
+    assert done.code == 0
+    found = re.findall(r"  caption: (.+) \(\d+\.\d%\)", done.out)
+    assert sorted(found) == ["a cat", "a dog", "red"]
+    (page,) = Path("pr/CLIPBERT_pages").glob("ball*.html")
+    text = page.read_text().split("</style>")[1]
+    assert "a dog" in text and "wrong" not in text and "true caption" not in text

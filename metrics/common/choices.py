@@ -111,7 +111,12 @@ class Choices(Records):
     def pages(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Questions with their options, as engine/page.py takes them."""
         for row, name, reference in islice(self.present(), limit):
-            yield described(name, reference) | {"choices": self._options(row, reference)}
+            options = self._options(row, reference)
+            if not self._percent and options[0]["score"] is not None:
+                shares = np.exp(self["scores"][row] - self["scores"][row].max(), dtype=np.float64)
+                for option, share in zip(options, (shares / shares.sum()).tolist(), strict=True):
+                    option["score"] = share
+            yield described(name, reference) | {"choices": options}
 
     @staticmethod
     def random(records: Sequence[dict], rng: np.random.Generator) -> list[dict]:

@@ -147,12 +147,12 @@ class Retrieval(Records):
             yield name, reference, self._scores[name]
 
     def _captions(self) -> dict[int, str]:
-        """Number -> text of every caption of the references."""
-        pairs = (
-            zip(r.get("texts", ()), r.get("captions", ()), strict=True)
-            for r in self.references.values()
-        )
-        return {number: text for own in pairs for number, text in own}
+        """Number -> text of every caption of the references, or of those given with a raw video."""
+        captions: dict[int, str] = {}
+        for r in self.references.values():
+            captions |= enumerate(r.get("choices", ()))
+            captions |= zip(r.get("texts", ()), r.get("captions", ()), strict=True)
+        return captions
 
     def answers(self, topk: int | None = None) -> list[str]:
         """The best captions of every video."""
@@ -168,17 +168,17 @@ class Retrieval(Records):
         captions = self._captions()
         for name, reference, scores in islice(self.predicted(), limit):
             best = np.argsort(-scores, kind="stable")[:_SHOWN].tolist()
-            choices = [
-                {
-                    "text": captions.get(n, f"number {n}"),
-                    "score": float(scores[n]),
-                    "predicted": k == 0,
-                    "correct": n in reference.get("texts", ()),
-                }
-                for k, n in enumerate(best)
-            ]
-            note = "true caption: " + " / ".join(reference.get("captions", ()))
-            yield {"id": name, "title": name, "video": name, "note": note, "choices": choices}
+            choices = []
+            for k, n in enumerate(best):
+                text = captions.get(n, f"number {n}")
+                choice = {"text": text, "score": float(scores[n]), "predicted": k == 0}
+                true = {"correct": n in reference["texts"]} if "texts" in reference else {}
+                choices.append(choice | true)
+            page = {"id": name, "title": name, "choices": choices}
+            if "captions" in reference:
+                note = "true caption: " + " / ".join(reference["captions"])
+                page |= {"video": name, "note": note}
+            yield page
 
     @staticmethod
     def random(records: Sequence[dict], rng: np.random.Generator) -> list[dict]:

@@ -247,6 +247,8 @@ class Model(nn.Layer):
     def answers(self, fused: paddle.Tensor, tokens: Sequence[str]) -> list[list[Hypothesis]]:
         """The best answers to questions (R, L + 1 + N, D), by beam search, best first.
 
+        Words of the network without a token are not written.
+
         Raises:
             VocabularyError: there are more tokens than the network knows.
         """
@@ -257,8 +259,10 @@ class Model(nn.Layer):
                 f"found {known}; change it under MODEL"
             )
         start, end = tokens.index("[DEC]"), tokens.index("[SEP]")
-        steps = self.text_decoder.steps(fused)
-        return beam_search(steps, len(fused), start=start, end=end, **self.beams)
+        steps, count = self.text_decoder.steps(fused), len(tokens)
+        return beam_search(
+            lambda *call: steps(*call)[..., :count], len(fused), start=start, end=end, **self.beams
+        )
 
     def candidate_scores(self, fused: paddle.Tensor, ids: paddle.Tensor) -> paddle.Tensor:
         """Log-probabilities (R, K) of K given answers (K, La) to questions (R, L + 1 + N, D).

@@ -464,6 +464,17 @@ def test_another_vocabulary_is_refused():
     assert e.value.exit_code == 2 and "\n" not in str(e.value)
 
 
+def test_only_words_of_the_vocabulary_are_written():
+    model, batch = small(), asked()
+    model.eval()
+    bias = model.text_decoder.cls.predictions.bias
+    bias.set_value(bias + paddle.to_tensor([0.0] * 35 + [50.0] * 5))  # those after it are likely
+    with paddle.no_grad():
+        fused = model(batch)["fused"]
+        found = model.answers(fused, [*TOKENS[:33], "[DEC]", "[ENC]"])
+    assert max(token for hypotheses in found for h in hypotheses for token in h.tokens) < 35
+
+
 @pytest.mark.parametrize("options, message", [
     ({"task": "tgif"}, "task: expected one of"),
     ({"patch_weights": "own"}, "patch_weights: expected one of batch_rows, per_video, found 'own'"),
