@@ -54,7 +54,7 @@ def network(cfg: config.Config, rate: float, repeats: int) -> dict[str, Any]:
 
     recipe = cfg.engine_args("TRAIN")
     model = build.model(cfg)
-    size = recipe.batch_size
+    size = min(recipe.batch_size, getattr(model, "benchmark_batch", recipe.batch_size))
     batch = model.example_batch(size)
     tensors = loader.to_tensors(batch)
     trainer = Trainer(model, None, recipe)

@@ -65,6 +65,7 @@ class Model(nn.Layer):
 
     task_heads = ("transformer.classifier.",)
     feature_inputs = ()  # frames and texts have any length
+    benchmark_batch = 1
     published_weights = [checkpoints.ANETQA]
     initial_weights = [checkpoints.PRETRAINED]
     plain_operators = staticmethod(kernels.plain)  # context in which nothing is rearranged for CPU

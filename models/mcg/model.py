@@ -72,6 +72,7 @@ class Model(nn.Layer):
     published_weights = [checkpoints.MCG]
     initial_weights = [checkpoints.BLIP, checkpoints.ALPRO, checkpoints.TIMESFORMER,
                        checkpoints.VIT, checkpoints.BERT]  # fmt: skip
+    benchmark_batch = 1
     task_heads = ("visual_encoder.model.head.", "vision_proj.", "text_proj.")
 
     def __init__(

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .journal import LOCK, PROGRESS, Journal, flush
 
-FEATURES, INDEX, PROGRESS = "features.npy", "index.json", "progress.jsonl"
+FEATURES, INDEX = "features.npy", "index.json"
 HEADER = 128  # bytes before the first row; the header is written last
 
 
@@ -224,29 +225,20 @@ class FeatureWriter:
     """
 
     def __init__(self, path: str | os.PathLike, dim: int, identity: dict[str, Any] | None = None):
-        from filelock import FileLock, Timeout
-
         self.path, self.dim = Path(path), int(dim)
         self.identity = json.loads(json.dumps(identity))  # as it will be read back
-        self._open_folder()
-        self._lock = FileLock(self.path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise DataError(f"{self.path}: another process is writing to this store") from None
+        self._check_folder()
+        self._journal = Journal(self.path)
         try:
             self._resume()
         except BaseException:
-            self._lock.release()
+            self._journal.close()
             raise
 
-    def _open_folder(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot create the folder: {error.strerror}") from None
-        known = {FEATURES, INDEX, PROGRESS, ".lock", INDEX + ".part"}
-        if other := sorted(set(os.listdir(self.path)) - known):
+    def _check_folder(self) -> None:
+        known = {FEATURES, INDEX, PROGRESS, LOCK, INDEX + ".part"}
+        found = set(os.listdir(self.path)) if self.path.is_dir() else set()
+        if other := sorted(found - known):
             raise DataError(
                 f"{self.path}: expected a new folder or a feature store, found {other[0]}"
             )
@@ -259,13 +251,12 @@ class FeatureWriter:
             index = _read_index(self.path)
             self._require(index)
             self._names = dict.fromkeys(index["names"])
-        lines = self._read_progress()
-        if len(lines) > 1:  # the last one was not ended, or is empty
+        lines = self._journal.open("extract again")
+        self._headed = bool(lines)
+        if lines:
             self.finished = False
             self._require(lines[0])
-            self._names.update(dict.fromkeys(itertools.chain(*lines[1:-1])))
-        self._progress = open(self.path / PROGRESS, "ab")  # noqa: SIM115
-        self._progress.truncate(self._progress.tell() - len(lines[-1]))
+            self._names.update(dict.fromkeys(itertools.chain(*lines[1:])))
         self._features = open(self.path / FEATURES, "ab")  # noqa: SIM115
         size = HEADER + len(self._names) * self.dim * 4 if self._names else 0
         if self._features.tell() < size:
@@ -277,17 +268,6 @@ class FeatureWriter:
             self._features.truncate(size)
         if not self._names:
             self._features.write(b"\0" * HEADER)
-
-    def _read_progress(self) -> list[Any]:
-        """Head, lists of names, and the bytes after the last end of line."""
-        path = self.path / PROGRESS
-        try:
-            *lines, rest = path.read_bytes().split(b"\n")
-            return [*(json.loads(line) for line in lines), rest]
-        except FileNotFoundError:
-            return [b""]
-        except ValueError:
-            raise DataError(f"{path}: damaged; remove the folder and extract again") from None
 
     def _require(self, found: dict[str, Any]) -> None:
         if (found["dim"], found["identity"]) != (self.dim, self.identity):
@@ -318,18 +298,14 @@ class FeatureWriter:
             raise DataError(f"{self.path}: the extractor gave NaN or infinity for {bad}")
         try:
             self._features.write(rows.tobytes())
-            _flush(self._features)
-            if self.finished or not self._progress.tell():
-                self.finished = False
-                self._line({"dim": self.dim, "identity": self.identity})
-            self._line(list(names))
-            self._progress.flush()
+            flush(self._features)
+            if not self._headed:
+                self.finished, self._headed = False, True
+                self._journal.line({"dim": self.dim, "identity": self.identity})
+            self._journal.line(list(names))
         except OSError as error:
             raise DataError(f"{self.path}: cannot write: {error.strerror}") from None
         self._names.update(dict.fromkeys(names))
-
-    def _line(self, value: Any) -> None:
-        self._progress.write(json.dumps(value).encode() + b"\n")
 
     def finish(self) -> None:
         """Make the store readable; nothing can be added afterwards."""
@@ -337,21 +313,20 @@ class FeatureWriter:
             self._features.flush()
             with open(self.path / FEATURES, "r+b") as file:
                 file.write(_header(len(self._names), self.dim))
-                _flush(file)
+                flush(file)
             index = {"dim": self.dim, "identity": self.identity, "names": list(self._names)}
             with open(self.path / (INDEX + ".part"), "w", encoding="utf-8") as file:
                 json.dump(index, file)
-                _flush(file)
+                flush(file)
             os.replace(file.name, self.path / INDEX)
             self.finished = True
-        self.close()
-        (self.path / PROGRESS).unlink(missing_ok=True)
+        self._features.close()
+        self._journal.remove()
 
     def close(self) -> None:
         """Let go of the files; what was appended stays for the next writer."""
-        self._progress.close()
         self._features.close()
-        self._lock.release()
+        self._journal.close()
 
     def __enter__(self) -> FeatureWriter:
         return self
@@ -365,11 +340,6 @@ def _header(rows: int, dim: int) -> bytes:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
     size = HEADER - 10
     return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def pack(

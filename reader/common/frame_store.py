@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from .errors import BrokenSample, DataError
+from .journal import PROGRESS, Journal, flush
 
 SETS = {"uniform": 16} | {f"rand{k}": 8 for k in range(1, 6)}  # name -> frames
-FRAMES, INDEX, PROGRESS = "frames.bin", "index.npz", "progress.jsonl"
+FRAMES, INDEX = "frames.bin", "index.npz"
 FORMAT = "frames 1"
 _ARRAYS = ("videos", "at", "first", "sizes")  # names, their bytes' start, their pictures, lengths
 
@@ -204,22 +205,13 @@ class FrameWriter:
     """
 
     def __init__(self, path: str | os.PathLike, about: Mapping[str, Any]):
-        from filelock import FileLock, Timeout
-
         self.path = Path(path)
         self.about = {"format": FORMAT, **json.loads(json.dumps(about))}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.path / ".lock")
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise DataError(f"{self.path}: another process is writing to this store") from None
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot write here: {error.strerror or error}") from None
+        self._journal = Journal(self.path)
         try:
             self._resume()
         except BaseException:
-            self._lock.release()
+            self._journal.close()
             raise
 
     def _resume(self) -> None:
@@ -230,16 +222,16 @@ class FrameWriter:
             self._require(about)
             self._entries = _entries(arrays, sets)
         self._indexed = len(self._entries)
-        lines = self._read_progress()
-        if len(lines) > 1:
+        lines = self._journal.open("make it again")
+        if lines:
             self._require(lines[0])
-            self._entries.update((line["video"], line) for line in lines[1:-1])
+            self._entries.update((line["video"], line) for line in lines[1:])
         known = self._entries.values()
         self._lengths = {name: len(each) for entry in known for name, each in entry["sets"].items()}
         size = max((entry["at"] + sum(entry["sizes"]) for entry in known), default=0)
         path = self.path / FRAMES
         found = path.stat().st_size if path.exists() else 0
-        if found < size or (found and not self._entries and len(lines) == 1):
+        if found < size or (found and not self._entries and not lines):
             raise DataError(
                 f"{path}: expected {size} bytes{' or more' if size else ''}, found {found}; choose "
                 "another folder, or remove it and make the store again"
@@ -247,21 +239,8 @@ class FrameWriter:
         if found:
             os.truncate(path, size)
         self._data = open(path, "ab")  # noqa: SIM115
-        self._progress = open(self.path / PROGRESS, "ab")  # noqa: SIM115
-        self._progress.truncate(self._progress.tell() - len(lines[-1]))
-        if len(lines) == 1:
-            self._line(self.about)
-
-    def _read_progress(self) -> list[Any]:
-        """Lines, and the bytes after the last end of a line."""
-        path = self.path / PROGRESS
-        try:
-            *lines, rest = path.read_bytes().split(b"\n")
-            return [*(json.loads(line) for line in lines), rest]
-        except FileNotFoundError:
-            return [b""]
-        except ValueError:
-            raise DataError(f"{path}: damaged; remove the folder and make it again") from None
+        if not lines:
+            self._journal.line(self.about)
 
     def _require(self, found: dict[str, Any]) -> None:
         for key in self.about:
@@ -304,15 +283,11 @@ class FrameWriter:
         entry = {"video": video, "at": self._data.tell(), "sizes": [len(p) for p in unique]}
         try:
             self._data.write(b"".join(unique))
-            _flush(self._data)
-            self._line(entry | {"sets": chosen})
+            flush(self._data)
+            self._journal.line(entry | {"sets": chosen})
         except OSError as error:
             raise DataError(f"{self.path}: cannot write: {error.strerror or error}") from None
         self._entries[video] = entry | {"sets": chosen}
-
-    def _line(self, value: Any) -> None:
-        self._progress.write(json.dumps(value).encode() + b"\n")
-        self._progress.flush()
 
     def finish(self) -> None:
         """Make what was added readable; nothing can be added afterwards.
@@ -324,14 +299,13 @@ class FrameWriter:
             raise DataError(f"{self.path}: expected at least one readable video, found none")
         if len(self._entries) > self._indexed:
             _write_index(self.path, self.about, self._entries, self._lengths)
-        self.close()
-        (self.path / PROGRESS).unlink(missing_ok=True)
+        self._data.close()
+        self._journal.remove()
 
     def close(self) -> None:
         """Let go of the files; what was added stays for the next writer."""
         self._data.close()
-        self._progress.close()
-        self._lock.release()
+        self._journal.close()
 
     def __enter__(self) -> FrameWriter:
         return self
@@ -377,10 +351,5 @@ def _write_index(
             sizes=np.array([size for row in rows for size in row["sizes"]], np.int64),
             **sets,
         )
-        _flush(file)
+        flush(file)
     os.replace(part, folder / INDEX)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

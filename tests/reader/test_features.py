@@ -194,7 +194,7 @@ def test_writer_refuses(tmp_path):
     with pytest.raises(DataError, match=r"found a\.jpg"):
         FeatureWriter(tmp_path / "photos", 6)
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot create the folder"):
+    with pytest.raises(DataError, match="cannot write here"):
         FeatureWriter(tmp_path / "file", 6)
     with FeatureWriter(path, 6, STAMP) as writer:
         with pytest.raises(DataError, match="another process"):
@@ -247,7 +247,7 @@ def test_kill_at_any_moment_loses_nothing_that_was_said(tmp_path):
 
 def test_crash_while_finishing(tmp_path, monkeypatch):
     path = tmp_path / "store"
-    for name in ("_header", "_flush", "json.dump", "os.replace"):
+    for name in ("_header", "flush", "json.dump", "os.replace"):
         with FeatureWriter(path, 6, STAMP) as writer:
             if "n" not in writer:
                 writer.append(["n"], np.ones((1, 6)))
@@ -272,7 +272,7 @@ def test_full_disk(tmp_path, monkeypatch):
         def full(file):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(module, "_flush", full)
+        monkeypatch.setattr(module, "flush", full)
         with pytest.raises(DataError, match="No space left"):
             writer.append(NAMES, vectors(NAMES))
 
