@@ -52,6 +52,8 @@ class Trainer:
         self.steps_per_epoch = 1
         self._samples_per_step = self.recipe.batch_size * self.recipe.accumulate
         self._sums = getattr(self.model, "loss_sums_samples", False)
+        self._coupled = getattr(self.model, "loss_couples_samples", False)
+        self._terms: list[str] = []  # names of the loss terms, once they are known
         self.received = 0  # signal that reached this process
         self.stop_signal = 0  # signal that all processes know of
         self.last: dict[str, float] = {}
@@ -64,8 +66,7 @@ class Trainer:
             DataError: not a single batch. DivergedError: loss or gradient not finite.
             Stopped: SIGTERM arrived; the position was saved.
         """
-        coupled = getattr(self.model, "loss_couples_samples", False)
-        if coupled and dist.world_size() > 1 and dist.rank() == 0:
+        if self._coupled and dist.world_size() > 1 and dist.rank() == 0:
             logger.warning(
                 "the loss couples the samples of a batch: %d processes give other results than one",
                 dist.world_size(),
@@ -164,7 +165,7 @@ class Trainer:
         for batch in progress_bar(batches, desc=f"epoch {epoch}"):
             data = window.load(stream) if batch.indices else {}
             self.broken.add(data.pop(loader.BROKEN, []))
-            if data:
+            if self._can_use(data):
                 self._forward_backward(batch, data, window)
             self.state.batch += 1
             if batch.last:
@@ -175,6 +176,12 @@ class Trainer:
                 self._validate_inside(steps)
                 self._save_if_due()
                 window = _Window()
+
+    def _can_use(self, data: dict) -> bool:
+        """Is there anything to compute on? Coupled processes wait for one another: all or none."""
+        if not self._coupled:
+            return bool(data)
+        return dist.sum_values([float(bool(data))]) == [dist.world_size()]
 
     def _forward_backward(self, batch: loader.Batch, data: dict, window: _Window) -> None:
         import paddle
@@ -231,11 +238,12 @@ class Trainer:
         window.finish()
         self.seconds.append(window.seconds)
         # On every step, so that all processes take part and all learn of a signal to any of them.
-        names = sorted(window.terms) if window.terms else sorted(self.last)
-        local = [window.terms.get(n, 0.0) for n in names] + [float(self.received)]
+        if not self._terms:  # a process whose first samples are broken knows of none
+            self._terms = sorted(set().union(*dist.gather(list(window.terms))))
+        local = [window.terms.get(n, 0.0) for n in self._terms] + [float(self.received)]
         *values, received = dist.sum_values(local)
         self.stop_signal = int(received)
-        self.last = dict(zip(names, values, strict=True))
+        self.last = dict(zip(self._terms, values, strict=True))
         if self.on_step:
             self.on_step(self.state.step, self.last)
         every, done = self.recipe.log_interval, (self.state.step - 1) % self.steps_per_epoch

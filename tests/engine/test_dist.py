@@ -48,3 +48,6 @@ def test_processes_do_not_change_training_and_evaluation(tmp_path, single, proce
     assert result["untrained"] == single[1]["untrained"]  # to the last bit
     assert result["scores"]["missing"] == 0
     np.testing.assert_allclose(result["scores"]["mse"], single[1]["scores"]["mse"], atol=1e-6)
+    steps, rest = divmod(22, processes)
+    # The first batch lacks a sample of one process, the last one may: nobody waits for it.
+    assert result["coupled"] == [0] + [processes] * (steps - 1) + [0] * bool(rest)
