@@ -26,6 +26,7 @@ import numpy as np
 from .common.answers import TypedAnswers, WordAnswers
 from .common.choices import Choices
 from .common.errors import DataError
+from .common.facade import Facade
 from .common.files import read_json, write_json
 from .common.pretraining import Pretraining
 from .common.records import Records
@@ -46,7 +47,7 @@ _TYPES = {
 _UNKNOWN = "<UNK>"  # a label beyond the answers
 
 
-class Metric:
+class Metric(Facade):
     """Accuracy of answers, retrieval, or pretraining.
 
     Args:
@@ -69,18 +70,13 @@ class Metric:
         ans2label: str | None = None,
         round_scores: bool = False,
     ):
-        self._scorer = _scorer(task, strict, round_scores)
+        super().__init__(_scorer(task, strict, round_scores))
         if ans2label and not isinstance(self._scorer, WordAnswers):
             raise ValueError(f"ans2label: expected with answers in words, found it with {task}")
         if round_scores and task != "retrieval":
             raise ValueError(f"round_scores: expected with retrieval, found it with {task}")
         self.task, self.ans2label = task, ans2label
-        self.primary, self.columns = self._scorer.primary, self._scorer.columns
-        self.higher_is_better = self._scorer.higher_is_better
-        for name in ("pages", "frequent"):  # not every task has them
-            if hasattr(self._scorer, name):
-                setattr(self, name, getattr(self._scorer, name))
-        self._checked = self._expected = False
+        self._expected = False
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh.
@@ -89,8 +85,8 @@ class Metric:
         number of one of ``choices``), ``answer_type``, ``taxonomy``; vqa: ``labels`` {answer:
         score}; retrieval: ``texts``, ``captions``, ``count``; pretrain: ``caption``.
         """
-        self._scorer.expect(references)
-        self._checked, self._expected = False, True
+        super().expect(references)
+        self._expected = True
 
     def update(self, records: Sequence[dict]) -> None:
         """Add records of the network, or those that ``read`` made.
@@ -104,32 +100,7 @@ class Metric:
             asked = {r["id"]: r["reference"] for r in records if "reference" in r}
             if asked:
                 self._scorer.expect(asked)
-        self._scorer.update(records)
-        self._checked = False
-
-    def result(self) -> dict[str, float]:
-        """The task's numbers, not rounded, and how many ids are ``missing``.
-
-        Raises:
-            DataError: strict, and some are.
-        """
-        if not self._checked:
-            self._scorer.check()
-            self._checked = True
-        return self._scorer.scores() | {"missing": self._scorer.missing()}
-
-    def details(self) -> dict[str, Any]:
-        """The numbers in the published structure, not rounded, answer types with their ratios."""
-        return self._scorer.details()
-
-    def report(self) -> list[str]:
-        """The numbers for people."""
-        missing, total = self._scorer.missing(), len(self._scorer.references)
-        return [f"{total - missing} predicted, {missing} missing", *self._scorer.report()]
-
-    def answers(self, topk: int | None = None) -> list[str]:
-        """What was predicted: up to ``topk`` answers, options or captions (default: the best)."""
-        return self._scorer.answers(topk)
+        super().update(records)
 
     def random(self, records: Sequence[dict], rng: np.random.Generator) -> list[dict]:
         """The records with everything drawn by lot; answers from ans2label or from all they name.
@@ -139,7 +110,7 @@ class Metric:
         """
         if self.ans2label:
             return self._scorer.random(records, rng, [*self._words().values()])
-        return self._scorer.random(records, rng)
+        return super().random(records, rng)
 
     def write(
         self, folder: str | os.PathLike, model_name: str, mode: str, topk: int | None = None
@@ -151,9 +122,7 @@ class Metric:
         original question answering tasks are per cent with two decimals. Pretraining has scores
         only, whose path is then the returned one.
         """
-        scores = Path(folder) / "scores.json"
-        if self.task == "pretrain" or (mode == "test" and self._scorer.has_truth()):
-            write_json(scores, self._scorer.published(), indent=1)
+        scores = self._write_scores(folder, mode, always=self.task == "pretrain")
         if self.task == "pretrain":
             return scores
         path = scores.with_name("results_all.json")

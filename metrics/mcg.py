@@ -30,15 +30,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from .common import wups
 from .common.alignment import Alignment
 from .common.answers import TypedAnswers
 from .common.errors import DataError
-from .common.files import read_json, write_json
+from .common.facade import Facade
+from .common.files import read_json
 from .common.open_answers import OpenAnswers
-from .common.records import Records
 from .common.result_rows import read_rows, write_rows
 from .common.wordnet import Mode
 
@@ -48,7 +46,7 @@ Protocol = Literal["upstream", "dataset"]
 _TYPES = ("what", "who", "how", "where", "when")
 
 
-class Metric:
+class Metric(Facade):
     """Accuracy or WUPS of generated answers, or retrieval between clips and captions.
 
     Args:
@@ -91,17 +89,11 @@ class Metric:
         self.task = task
         if task == "nextqa_oe":
             joined, compared = protocol == "dataset", wups.shared(nltk_data)
-            self._scorer: Records = OpenAnswers(compared, wup_mode, joined, compat_alpha9, strict)
+            super().__init__(OpenAnswers(compared, wup_mode, joined, compat_alpha9, strict))
         elif task in ("msvd_qa", "msrvtt_qa"):
-            self._scorer = TypedAnswers(_TYPES, strict)
+            super().__init__(TypedAnswers(_TYPES, strict))
         else:
-            self._scorer = Alignment(strict)
-        self.primary, self.columns = self._scorer.primary, self._scorer.columns
-        self.higher_is_better = self._scorer.higher_is_better
-        for name in ("pages", "frequent"):  # pretraining has neither
-            if hasattr(self._scorer, name):
-                setattr(self, name, getattr(self._scorer, name))
-        self._checked = False
+            super().__init__(Alignment(strict))
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh.
@@ -110,8 +102,7 @@ class Metric:
         ``second`` (another right answer), ``index``; pretrain: ``caption``, ``video``. Ids of
         nextqa_oe are <video>_<qid>.
         """
-        self._scorer.expect(references)
-        self._checked = False
+        super().expect(references)
 
     def update(self, records: Sequence[dict]) -> None:
         """Add records of the network, or those that ``read`` made.
@@ -121,36 +112,7 @@ class Metric:
         """
         if self.task != "pretrain":
             records = [record | {"top": _likelihoods(record)} for record in records]
-        self._scorer.update(records)
-        self._checked = False
-
-    def result(self) -> dict[str, float]:
-        """The task's numbers, not rounded, and how many ids are ``missing``.
-
-        Raises:
-            DataError: strict, and some are.
-        """
-        if not self._checked:
-            self._scorer.check()
-            self._checked = True
-        return self._scorer.scores() | {"missing": self._scorer.missing()}
-
-    def details(self) -> dict[str, Any]:
-        """The numbers in the published structure, not rounded, answer types with their ratios."""
-        return self._scorer.details()
-
-    def report(self) -> list[str]:
-        """The numbers for people."""
-        missing, total = self._scorer.missing(), len(self._scorer.references)
-        return [f"{total - missing} predicted, {missing} missing", *self._scorer.report()]
-
-    def answers(self, topk: int | None = None) -> list[str]:
-        """Up to ``topk`` answers to every question (default: the best), of beam search."""
-        return self._scorer.answers(topk)
-
-    def random(self, records: Sequence[dict], rng: np.random.Generator) -> list[dict]:
-        """The records with everything drawn by lot; answers from all that they name."""
-        return self._scorer.random(records, rng)
+        super().update(records)
 
     def write(
         self, folder: str | os.PathLike, model_name: str, mode: str, topk: int | None = None
@@ -161,9 +123,7 @@ class Metric:
         if true answers are known, ``scores.json`` comes beside it, per cent with two decimals.
         Pretraining has scores only, not rounded, whose path is then the returned one.
         """
-        scores = Path(folder) / "scores.json"
-        if self.task == "pretrain" or (mode == "test" and self._scorer.has_truth()):
-            write_json(scores, self._scorer.published(), indent=1)
+        scores = self._write_scores(folder, mode, always=self.task == "pretrain")
         if self.task == "pretrain":
             return scores
         return write_rows(scores.with_name("results_all.json"), self._rows())

@@ -16,6 +16,7 @@ from paddle import nn
 from ..layers.bert import (
     LAYER_NORM_EPSILON,
     BertModel,
+    BertPredictions,
     additive_mask,
     drop,
     embedding,
@@ -117,34 +118,12 @@ class CrossModalBert(BertModel):
         return self.encoder(x, additive_mask(mask), first)
 
 
-class _Transform(nn.Layer):
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.dense = linear(hidden_size, hidden_size)
-        self.LayerNorm = nn.LayerNorm(hidden_size, LAYER_NORM_EPSILON)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return normalise(F.gelu(self.dense(x)), self.LayerNorm)
-
-
-class _Predictions(nn.Layer):
-    """Scores of all words, by the word vectors themselves."""
-
-    def __init__(self, hidden_size: int, vocab_size: int):
-        super().__init__()
-        self.transform = _Transform(hidden_size)
-        self.bias = self.create_parameter([vocab_size], is_bias=True)
-
-    def forward(self, x: paddle.Tensor, words: paddle.Tensor) -> paddle.Tensor:
-        return paddle.matmul(self.transform(x), words, transpose_y=True) + self.bias
-
-
 class PretrainingHeads(nn.Layer):
     """Masked words, and whether text and picture belong together."""
 
     def __init__(self, hidden_size: int, vocab_size: int):
         super().__init__()
-        self.predictions = _Predictions(hidden_size, vocab_size)
+        self.predictions = BertPredictions(hidden_size, vocab_size)
         self.seq_relationship = linear(hidden_size, 2)
 
 

@@ -148,9 +148,9 @@ def test_large_files_are_read_in_pieces(raw):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("qa_train", '{"a": 1}', "expected a JSON list of questions, found"),
-        ("qa_train", '[{"qa_id": "x"', "qa_train.json: record 0: not JSON"),
-        ("qa_train", "[3]", "record 0: expected an object, found 3"),
+        ("qa_train", '{"a": 1}', "expected a JSON list, found"),
+        ("qa_train", '[{"qa_id": "x"', "qa_train.json: entry 0: not JSON"),
+        ("qa_train", "[3]", "entry 0: no JSON object, but 3"),
         ("qa_train", '[{"qa_id": "x", "question": "y"}]', "(x): expected text as answer, found"),
         ("qa_train", '[{"qa_id": "x", "question": 7}]', "(x): expected text as question, found 7"),
         ("video_val", "[1]", "video_val.json: expected a JSON list of video ids"),

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from reader.common.errors import DataError
+from reader.common.json_lines import stream_list
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("key", "question", "answer", "vid_id", "gif_name", "description")
 UNKNOWN = "<UNK>"
 ID_LENGTH = 13  # "v_" and the 11 characters of a YouTube id
-_BLOCK = 1 << 22  # characters read at a time
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 Progress = Callable[[Iterable, int | None, str], Iterable]
@@ -58,40 +58,6 @@ def read_videos(folder: Path, split: str) -> list[str] | None:
         double = next(v for k, v in enumerate(videos) if v in videos[:k])
         raise DataError(f"{path}: expected every video once, found {double} twice")
     return videos
-
-
-def stream_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSON list, holding no more than a block of the file, which is gigabytes.
-
-    Raises:
-        DataError: unreadable, or not a JSON list of objects.
-    """
-    decode = json.JSONDecoder().raw_decode
-    try:
-        with open(path, encoding="utf-8") as file:
-            text, at, number = file.read(_BLOCK).lstrip("\ufeff \t\r\n"), 1, 0
-            if text[:1] != "[":
-                raise DataError(f"{path}: expected a JSON list of questions, found {text[:20]!r}")
-            while True:
-                while text[at : at + 1] and text[at] in " \t\r\n,":
-                    at += 1
-                if text[at : at + 1] == "]":
-                    return
-                try:
-                    record, at = decode(text, at)
-                except ValueError as error:
-                    more = file.read(max(_BLOCK, len(text) - at))
-                    if not more:
-                        raise DataError(f"{path}: record {number}: not JSON: {error}") from None
-                    text, at = text[at:] + more, 0
-                    continue
-                if not isinstance(record, dict):
-                    found = f"{record!r:.40}"
-                    raise DataError(f"{path}: record {number}: expected an object, found {found}")
-                yield record
-                number += 1
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected a JSON file ({error})") from None
 
 
 def asked(path: Path, number: int, record: dict[str, Any], answered: bool) -> tuple[str, Asked]:
@@ -136,7 +102,7 @@ def convert(folder: Path, with_csv: bool, progress: Progress) -> Iterator[str]:
         if path is None:
             yield f"{split}: no qa_{split}.json, left out"
             continue
-        for number, record in enumerate(progress(stream_records(path), None, path.name)):
+        for number, record in enumerate(progress(stream_list(path), None, path.name)):
             video, question = asked(path, number, record, split != "test")
             by_video.setdefault(video, []).append(question)
     for split in SPLITS:
