@@ -52,8 +52,9 @@ def main(args: Any, cfg: Config) -> None:
     if args.visualize:
         pages = folder / f"{cfg.model_name.upper()}_pages"
         index = page.write(
-            pages, metric.pages(args.visualize), getattr(reader, "pictures", None), cfg.model_name
-        )
+            pages, metric.pages(args.visualize), getattr(reader, "pictures", None), cfg.model_name,
+            seen=getattr(reader, "seen", None),
+        )  # fmt: skip
         print(f"pages: {index.resolve()}")
 
 

@@ -23,6 +23,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ import numpy as np
 from .checkpoint import replace_text
 
 Pictures = Callable[[str, list[int]], Sequence[np.ndarray | None] | None]
+Seen = Callable[[str], Sequence[np.ndarray] | None]
 
 _BLANK = (640, 360)  # size of a frame without picture, unless boxes reach beyond it
 _PICTURE_WIDTH = 480
 _QUALITY = 85
+_SHOWN = 8  # frames of a video on a page without frames of its own
 _COLOURS = ("#2563eb", "#c2410c", "#0b7a53", "#9333ea", "#be185d", "#0e7490", "#8a5a00", "#4d5663")
 _TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 _MOST_TICKS = 8
@@ -43,7 +46,11 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(
-    folder: Path, pages: Iterable[dict], pictures: Pictures | None = None, name: str = ""
+    folder: Path,
+    pages: Iterable[dict],
+    pictures: Pictures | None = None,
+    name: str = "",
+    seen: Seen | None = None,
 ) -> Path:
     """Write ``<id>.html`` of every page and ``index.html``; returns the latter's path.
 
@@ -52,6 +59,8 @@ def write(
         pictures: called as pictures(video, [frame index, ...]) -> RGB arrays (H, W, 3) uint8 in the
             coordinates of the boxes; None, or None in place of one, where there is no picture.
         name: of the system.
+        seen: called as seen(video) -> RGB arrays of what the network saw of it, in order, or None;
+            shown on pages that have no ``frames``.
     """
     from jinja2 import Environment, FileSystemLoader
 
@@ -61,8 +70,9 @@ def write(
     environment.filters |= {"seconds": _seconds, "tick": _tick}
     folder.mkdir(parents=True, exist_ok=True)
     template, taken, rows = environment.get_template("page.html.j2"), {"index"}, []
+    look = lru_cache(maxsize=1)(seen or (lambda video: None))  # a video's pages follow one another
     for page in pages:
-        view = _view(page, pictures)
+        view = _view(page, pictures) | {"seen": _seen(page, look)}
         file = f"{_file_name(view['id'], taken)}.html"
         replace_text(folder / file, template.render(view, name=name))
         kept = ("id", "title", "answer", "right", "moment", "bars")
@@ -234,6 +244,20 @@ def _frames(page: dict, pictures: Pictures | None, moment: dict | None) -> list[
             "boxes": _boxes(frame["boxes"], size, colours),
         })  # fmt: skip
     return out
+
+
+def _seen(page: dict, look: Seen) -> list[dict[str, Any]]:
+    """A few of the frames that the network saw, evenly chosen."""
+    if page.get("frames") or page.get("video") is None:
+        return []
+    found = look(page["video"])
+    if found is None:
+        return []
+    chosen = np.linspace(0, len(found) - 1, min(len(found), _SHOWN)).tolist()
+    return [
+        {"number": k + 1, "count": len(found), "picture": _data_uri(found[k])}
+        for k in map(round, chosen)
+    ]
 
 
 def _data_uri(picture: np.ndarray) -> str:

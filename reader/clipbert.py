@@ -222,9 +222,10 @@ class Reader:
             found[entry.get("qa_id")] = shared.setdefault(repr(known), known)
         return found
 
-    def pictures(self, video: str, numbers: Sequence[int]) -> list[np.ndarray] | None:
-        """RGB frames (H, W, 3) uint8 of a video by their numbers; None without its file."""
-        return self._frames.pictures(video, numbers)
+    def seen(self, video: str) -> np.ndarray | None:
+        """RGB frames (F, H, W, 3) uint8 read of a video; None if it is broken or hidden."""
+        rng = np.random.default_rng(self.seed)
+        return None if self.blind == "video" else self._frames.seen(video, rng)
 
     # items
 

@@ -27,7 +27,6 @@ from .common.mcg_pairs import Listed, Pairs, Sharded
 from .common.mcg_questions import Question, read_questions
 from .common.mcg_text import Texts
 from .common.shards import VIDEOS
-from .common.video import Video
 from .common.wordpiece import pad_rows
 
 logger = logging.getLogger("vlzoo")
@@ -215,12 +214,15 @@ class Reader:
             found[str(i)] = {"caption": self._caption(pair.captions, i), "video": pair.name}
         return found
 
-    def pictures(self, video: str, numbers: Sequence[int]) -> list[np.ndarray] | None:
-        """RGB frames (H, W, 3) uint8 of a video by their numbers; None without its file."""
-        if self.task == "pretrain" or not (self.videos or video in self._own):
+    def seen(self, video: str) -> np.ndarray | None:
+        """RGB frames (T, H, W, 3) uint8 read of a video; None if it is broken or hidden."""
+        if self.blind == "video":
             return None
-        frames = Video(self._file(video)).frames(numbers)
-        return list(np.ascontiguousarray(frames[..., ::-1]))
+        try:
+            frames = self._frames.video(self._file(video), np.random.default_rng(self.seed))
+        except BrokenSample:
+            return None
+        return frames.transpose(0, 2, 3, 1)
 
     # items
 

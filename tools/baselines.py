@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("-c", "--config", required=True)
     parser.add_argument("-o", dest="override", action="append", default=[], metavar="A.b=c")
     parser.add_argument("--weights", help="trained weights of the first row, instead of training")
+    parser.add_argument("--pretrain", help="weights that all trainings start from, as of train.py")
     parser.add_argument("--metrics", nargs="+", help="columns; default: the metric's own choice")
     parser.add_argument("--save_dir", type=Path, default=Path("data/evaluate_results/baselines"))
     args = parser.parse_args()
@@ -62,7 +63,8 @@ def _run(cfg: config.Config, args: Any, blind: str) -> dict[str, float]:
     shared += ["-o", f"DATASET.blind={blind}"]
     weights = args.weights if blind == "none" else None
     if not weights:
-        _call("train.py", [*shared, "--save_dir", str(folder)])
+        start = ["--pretrain", args.pretrain] if args.pretrain else []
+        _call("train.py", [*shared, *start, "--save_dir", str(folder)])
         best = folder / f"{cfg.model_name}_best.pdparams"
         weights = str(best if best.exists() else folder / f"{cfg.model_name}_final.pdparams")
     _call("eval.py", [*shared, "--save_dir", str(folder), "--weights", weights])

@@ -189,15 +189,11 @@ class Frames:
         """Give the file of a video's pictures."""
         self._own[name] = path
 
-    def pictures(self, name: str, numbers: Sequence[int]) -> list[np.ndarray] | None:
-        """RGB frames (H, W, 3) uint8 by their numbers; None without the video's file.
-
-        Raises:
-            DataError: the file cannot be read, or has not so many frames.
-        """
-        if name not in self._own and self._files is None:
+    def seen(self, name: str, rng: Any) -> np.ndarray | None:
+        """What is read of a video or picture, (F, H, W, 3) RGB; None if it is broken."""
+        path = self._own.get(name)
+        try:
+            frames = self.read_file(path, rng) if path else self.read(name, rng)
+        except BrokenSample:
             return None
-        path = self._own.get(name) or self._files.get(name)
-        if self._option == "images":
-            return [np.ascontiguousarray(read_image(path).transpose(1, 2, 0))] * len(numbers)
-        return list(np.ascontiguousarray(Video(path).frames(numbers)[..., ::-1]))
+        return frames.transpose(0, 2, 3, 1)

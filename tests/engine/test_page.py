@@ -213,3 +213,20 @@ def test_file_names_are_safe_and_distinct(tmp_path):
 )  # fmt: skip
 def test_times_for_people(time, text):
     assert page._seconds(time) == text
+
+
+def test_pages_without_frames_show_what_the_network_saw(tmp_path):
+    asked = []
+
+    def seen(video):
+        asked.append(video)
+        return np.zeros((20, 4, 6, 3), np.uint8)
+
+    pages = [{"id": str(n), "title": "?", "video": "v"} for n in range(2)]
+    with_frames = example() | {"id": "x"}
+    page.write(tmp_path, [*pages, {"id": "y", "title": "?"}, with_frames], None, "M", seen)
+    first, text_only, own = ((tmp_path / f"{n}.html").read_text() for n in ("0", "y", "x"))
+    assert asked == ["v"]  # once for both pages
+    assert first.count("<img src=\"data:image/jpeg") == 8
+    assert "1 of 20" in first and "20 of 20" in first
+    assert "network saw" not in text_only and "network saw" not in own

@@ -488,8 +488,7 @@ def test_a_raw_video(read, files, task, query, choices, told, labels):
     assert numbers(batch["frames"][0]) == expected
     assert batch["frames"].shape[-2:] == ((SIDE, SIDE) if task == "anetqa" else (48, 160))
     assert (batch["labels"].tolist() if labels else batch.get("labels")) == labels
-    (picture,) = reader.pictures("hall", [3])
-    assert numbers(picture.transpose(2, 0, 1)[None]) == [3]
+    assert numbers(reader.seen("hall").transpose(0, 3, 1, 2)) == expected
 
 
 def test_a_raw_picture(read, files):
@@ -516,12 +515,15 @@ def test_what_cannot_be_asked(read, files):
     fails("expected a picture", video=str(files[2] / "vocab.txt"), task="vqa", images=True)
 
 
-def test_pictures_of_known_videos(read):
-    first, second = read("valid").pictures("ball", [7, 90])
-    assert first.shape == (48, 160, 3) and first.dtype == np.uint8
-    assert numbers(np.stack([first, second]).transpose(0, 3, 1, 2)) == [7, 90]
-    assert read("valid", store=read.store, videos=None).pictures("ball", [0]) is None
-    (image,) = read("valid", [vqa(10, 1)], task="vqa", images=True).pictures("10", [0])
+def test_what_a_page_shows_of_a_video(read):
+    reader = read("valid")
+    item = reader[0]
+    shown = reader.seen(reader.records.videos[reader.groups.video[0]])
+    assert shown.dtype == np.uint8 and shown.shape[-1] == 3
+    np.testing.assert_array_equal(shown.transpose(0, 3, 1, 2), item["frames"])
+    assert reader.seen("nowhere") is None
+    assert read("valid", blind="video").seen("ball") is None
+    (image,) = read("valid", [vqa(10, 1)], task="vqa", images=True).seen("10")
     assert image.shape == (20, 30, 3) and image[0, 0].tolist() == [10, 11, 12]
 
 

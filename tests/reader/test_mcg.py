@@ -199,7 +199,7 @@ def test_table_with_places_and_second_answers(read, files):
         "11_4": {"question": "who is the cat", "answer": "dogs", "answer_type": "DL",
                  "video": "0001/11", "index": 2, "second": "a dog"},
     }  # fmt: skip
-    assert number(reader.pictures("0001/11", [5, 3])[0]) == 5
+    assert len(reader.seen("0001/11")) == reader.num_frm and reader.seen("9999/1") is None
 
 
 def test_videos_are_also_found_without_places(read, files):
@@ -243,8 +243,8 @@ def test_from_raw(read, files):
     batch = reader.collate([item])
     assert batch["id"] == ["wall#who runs ?"] and "answer_ids" not in batch
     assert numbers(batch["frames"][0]) == [0, 7, 14, 21] and "tokens" in batch
-    assert number(reader.pictures("wall", [9])[0]) == 9
-    assert read("infer", videos=None).pictures("ball", [0]) is None
+    assert [number(frame) for frame in reader.seen("wall")] == [0, 7, 14, 21]
+    assert read("infer", blind="video").seen("ball") is None
     for video, query, message in (
         ("none.mp4", "who", "none.mp4: expected a video file, found nothing"),
         ("none.mp4", " ", "--query: expected a question, found an empty one"),

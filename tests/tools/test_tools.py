@@ -56,6 +56,9 @@ def test_a_failing_row_passes_its_exit_code_on(sample_world, tmp_path):
     done = run(sample_world, "baselines", "-c", CONFIG, "-o", "TRAIN.optimizer=best",
                "--save_dir", str(tmp_path))  # fmt: skip
     assert done.returncode == 2 and "expected one of adam" in done.stderr
+    done = run(sample_world, "baselines", "-c", CONFIG, "--pretrain", "none.pdparams",
+               "--save_dir", str(tmp_path))  # fmt: skip
+    assert done.returncode == 4 and "none.pdparams: expected weights" in done.stderr
 
 
 def test_table():
