@@ -91,11 +91,13 @@ def _without_network(cfg: config.Config, metric: Any, folder: Path) -> dict[str,
     """
     path = folder / f"{cfg.model_name.upper()}_predictions.jsonl"
     records, reader = list(evaluate.read_predictions(path)), build.reader(cfg, "test")
-    draws = [
-        evaluate.score(metric, reader, metric.random(records, np.random.default_rng(seed)))
-        for seed in range(_DRAWS)
-    ]
-    rows = {"random answers": {k: float(np.mean([d[k] for d in draws])) for k in draws[0]}}
+    rows = {}
+    if hasattr(metric, "random"):
+        draws = [
+            evaluate.score(metric, reader, metric.random(records, np.random.default_rng(seed)))
+            for seed in range(_DRAWS)
+        ]
+        rows["random answers"] = {k: float(np.mean([d[k] for d in draws])) for k in draws[0]}
     if hasattr(metric, "frequent"):
         common = metric.frequent(records, build.reader(cfg, "train").references())
         rows["most frequent answer"] = evaluate.score(metric, reader, common)
