@@ -27,6 +27,7 @@ class Batch:
     weight: float  # their share of the optimiser step's samples
     last: bool  # does the optimiser step after it?
     parts: int = 1  # batches of the optimiser step
+    begin: float = 0.0  # share of the epoch's batches that are taken before this step's
 
 
 def plan(
@@ -35,21 +36,27 @@ def plan(
     *,
     accumulate: int = 1,
     drop_last: bool = False,
+    leftovers: bool = True,
     rank: int = 0,
     world: int = 1,
 ) -> list[Batch]:
-    """Batches of an epoch for one process; ``batch_size`` counts all processes together."""
+    """Batches of an epoch for one process; ``batch_size`` counts all processes together.
+
+    Without ``leftovers`` the epoch ends with the last step that has all of its batches.
+    """
     batches = [list(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     if drop_last and batches and len(batches[-1]) < batch_size:
         batches.pop()
     planned = []
     for start in range(0, len(batches), accumulate):
         window = batches[start : start + accumulate]
+        if len(window) < accumulate and not leftovers:
+            break
         total = sum(map(len, window))
         for k, batch in enumerate(window):
             mine = batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
             last = k == len(window) - 1
-            planned.append(Batch(mine, len(mine) / total, last, len(window)))
+            planned.append(Batch(mine, len(mine) / total, last, len(window), start / len(batches)))
     return planned
 
 

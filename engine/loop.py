@@ -49,7 +49,7 @@ class Trainer:
         self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
         self.checkpoints = Checkpoints(self.recipe.save_dir, self.name, self.recipe.keep)
         self.amp, self.scaler = _precision(self.recipe, self.model, self.optimizer)
-        self.steps_per_epoch = 1
+        self.steps_per_epoch, self.begins = 1, [0.0]  # the latter: see loader.Batch
         self._samples_per_step = self.recipe.batch_size * self.recipe.accumulate
         self._sums = getattr(self.model, "loss_sums_samples", False)
         self._coupled = getattr(self.model, "loss_couples_samples", False)
@@ -116,6 +116,7 @@ class Trainer:
             self.recipe.batch_size,
             accumulate=self.recipe.accumulate,
             drop_last=getattr(self.reader, "drop_last", False),
+            leftovers=self.recipe.leftovers,
             rank=dist.rank(),
             world=dist.world_size(),
         )
@@ -134,7 +135,8 @@ class Trainer:
                 f"found {now}; use the same values, or resume from the end of an epoch"
             )
         self.state.plan = now
-        self.steps_per_epoch = sum(b.last for b in self._plan(0))
+        self.begins = [b.begin for b in self._plan(0) if b.last]
+        self.steps_per_epoch = len(self.begins)
         if self.recipe.batch_size < dist.world_size():
             raise ConfigError(
                 f"TRAIN.batch_size: expected at least one sample for each of {dist.world_size()} "
@@ -195,10 +197,11 @@ class Trainer:
         values = {k: float(v) for k, v in terms.items()}
         ids = data.get("id", [])
         if not math.isfinite(values["loss"]):
+            parts = [k for k, v in values.items() if k != "loss" and not math.isfinite(v)]
             raise DivergedError(
-                f"loss is {values['loss']} at epoch {self.state.epoch}, step {self.state.step}; "
-                f"samples: {_some(ids)}; check their features, lower the learning rate or set "
-                "clip_norm"
+                f"loss{_of(parts)} is {values['loss']} at epoch {self.state.epoch}, step "
+                f"{self.state.step}; samples: {_some(ids)}; check their features, lower the "
+                "learning rate or set clip_norm"
             )
         if self._sums:  # the step's sum is that of its parts; what is logged is a mean over samples
             self.scaler.scale(terms["loss"]).backward()
@@ -219,8 +222,7 @@ class Trainer:
                 f"gradient norm is {norm} at epoch {self.state.epoch}, step {self.state.step}; "
                 f"samples: {_some(window.ids)}; lower the learning rate"
             )
-        total = self.steps_per_epoch * self.recipe.epoch
-        self.rates.set(self.optimizer, self.state.step, total)
+        self.rates.set(self.optimizer, *self._place())
         optim.set_fluid_epsilon(self.optimizer, self.recipe, self.state.step)
         if self.scaler.is_enable():
             self.scaler.step(self.optimizer)
@@ -231,8 +233,14 @@ class Trainer:
         self.state.step += 1
 
     def _rate(self) -> float:
-        total = self.steps_per_epoch * self.recipe.epoch
-        return optim.learning_rate(self.state.step, total, self.recipe)
+        return optim.learning_rate(*self._place(), self.recipe)
+
+    def _place(self) -> tuple[float, float]:
+        """Where training is and where it ends, in optimiser steps or in epochs."""
+        step, steps = self.state.step, self.steps_per_epoch
+        if self.recipe.rate_of == "step":
+            return step, steps * self.recipe.epoch
+        return step // steps + self.begins[step % steps], self.recipe.epoch
 
     def _report(self, epoch: int, window: _Window) -> None:
         window.finish()
@@ -300,8 +308,8 @@ class Trainer:
         if steady:
             mean = sum(steady) / len(steady)
             logger.info("[TRAIN] Epoch %d training finished, average time: %.4f", epoch, mean)
-        interval = self.recipe.valid_interval
-        if self.validate and interval and (epoch + 1) % interval == 0:
+        interval, last = self.recipe.valid_interval, epoch + 1 == self.recipe.epoch
+        if self.validate and interval and (last or (epoch + 1) % interval == 0):
             self._choose_best(self.validate())
         self.state.epoch, self.state.batch = epoch + 1, 0
         self._save(f"epoch{epoch}")
@@ -371,6 +379,11 @@ class _Window:
 def _some(ids: list[str], limit: int = 8) -> str:
     more = f" and {len(ids) - limit} more" if len(ids) > limit else ""
     return ", ".join(map(str, ids[:limit])) + more
+
+
+def _of(parts: list[str]) -> str:
+    """The terms of the loss that are to blame."""
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _duration(seconds: float) -> str:

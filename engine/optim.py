@@ -15,21 +15,28 @@ _LEAST = 1e-8  # a rate that a schedule brings to 0
 _GROUP_KEYS = ("learning_rate", "schedule", "warmup", "milestones", "gamma", "weight_decay")
 
 
-def learning_rate(step: int, total: int, recipe: SimpleNamespace) -> float:
+def learning_rate(step: float, total: float, recipe: SimpleNamespace) -> float:
     """Learning rate of optimiser step ``step`` (from 0) out of ``total``.
 
-    ``linear`` reaches 0 with the last step; ``invsqrt`` falls with the root of the step number from
-    the end of the warm-up; ``multistep_skip`` is ``multistep`` as some published code has it:
-    counted one step later, and with two powers of gamma at the last milestone.
+    ``linear`` reaches 0 with the last step; ``cosine`` falls to ``min_learning_rate``; ``invsqrt``
+    falls with the root of the step number from the end of the warm-up; ``multistep_skip`` is
+    ``multistep`` as some published code has it: counted one step later, and with two powers of
+    gamma at the last milestone.
+
+    With ``rate_of`` epoch, ``step`` and ``total`` count epochs, with fractions, and the warm-up
+    begins at exactly 0 (MAE, LLaMA-Adapter).
     """
-    warm = int(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
+    by_epoch = _choose({"step": False, "epoch": True}, "TRAIN.rate_of", recipe.rate_of)
+    warm = recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total
+    warm = warm if by_epoch else int(warm)
     if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, total - warm)
+        return recipe.learning_rate * (step + (not by_epoch)) / warm
+    done = min(1.0, (step - warm) / (total - warm)) if total > warm else 1.0
+    least = recipe.min_learning_rate and recipe.min_learning_rate / recipe.learning_rate
     factors: dict[str, Callable[[], float]] = {
         "constant": lambda: 1.0,
         "linear": lambda: max(0.0, (total - step - 1) / max(1, total - warm)),
-        "cosine": lambda: 0.5 * (1.0 + math.cos(math.pi * done)),
+        "cosine": lambda: least + (1.0 - least) * 0.5 * (1.0 + math.cos(math.pi * done)),
         "invsqrt": lambda: math.sqrt(warm / (step + 1)),
         "multistep": lambda: recipe.gamma ** _passed(step, total, recipe),
         "multistep_skip": lambda: _skipping(_passed(step + 1, total, recipe), recipe),
@@ -93,9 +100,11 @@ class Rates:
             if part
         ]
 
-    def set(self, optimizer: Any, step: int, total: int) -> None:
-        """Set the rates of a step."""
+    def set(self, optimizer: Any, step: float, total: float) -> None:
+        """Set the rates of a step; see ``learning_rate``."""
         base = learning_rate(step, total, self.recipe)
+        if len(self.groups) > 1:  # whose rates are set as multiples of it
+            base = max(base, _LEAST)
         optimizer.set_lr(base)
         for recipe, *parts in self.groups[:-1]:
             factor = learning_rate(step, total, recipe) / base

@@ -350,3 +350,26 @@ def test_structures_and_empty_arrays_pass_through_workers(workers):
     assert batch["pairs"].shape == (0, 5)
     assert [type(box) for box in batch["meta"][1]["boxes"]] == [np.ndarray] * 2
     assert batch["meta"][1]["name"] == batch["id"][1]
+
+
+def test_rates_by_epoch_and_incomplete_steps_left_out(tmp_path):
+    """Of 6 batches 2 are left over; each step's rate is that of its first batch."""
+    rates, recipe = [], toy.recipe(
+        tmp_path, epoch=3, batch_size=4, accumulate=4, learning_rate=0.1, schedule="cosine",
+        rate_of="epoch", warmup=1, leftovers=False,
+    )  # fmt: skip
+    run = Trainer(toy.Model(), toy.Reader(), recipe)
+    run.on_step = lambda step, _: rates.append(run.optimizer.get_lr())
+    run.run()
+    assert rates == pytest.approx([0.0, 0.1, 0.05])
+
+
+def test_a_loss_that_is_not_finite_names_its_terms(tmp_path):
+    class Broken(toy.Model):
+        def loss(self, outputs, batch):
+            terms = super().loss(outputs, batch)
+            return terms | {"loss": terms["loss"] + float("nan"), "more": terms["half"] * np.inf}
+
+    run = Trainer(Broken(), toy.Reader(), toy.recipe(tmp_path))
+    with pytest.raises(errors.DivergedError, match=r"loss \(more\) is nan at epoch 0, step 0"):
+        run.run()

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from engine import errors, optim
+from engine import errors, loader, optim
 from tests import toy
 
 
@@ -106,3 +106,78 @@ def test_small_decay_equals_the_published_update():
 def test_a_group_that_means_nothing_is_refused(group, words):
     with pytest.raises(errors.ConfigError, match=words):
         optim.Rates(toy.Model(), toy.recipe("unused", groups=[group]))
+
+
+# ---- rates by epoch, incomplete steps left out
+
+
+def published_rate(epoch: float, lr: float, least: float, warmup: float, epochs: int) -> float:
+    """LLaMA-Adapter's, and MAE's."""
+    if epoch < warmup:
+        return lr * epoch / warmup
+    share = (epoch - warmup) / (epochs - warmup)
+    return least + (lr - least) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@pytest.mark.parametrize(("warmup", "share"), [(2, 2), (2, 0.4), (0, 0), (0.5, 0.1)])
+def test_rates_by_epoch_begin_at_0(warmup, share):
+    recipe = toy.recipe("unused", learning_rate=0.02, min_learning_rate=1e-3, schedule="cosine",
+                        rate_of="epoch", warmup=share)  # fmt: skip
+    batches = loader.plan(range(10), 1, accumulate=4, leftovers=False)
+    begins = [batch.begin for batch in batches if batch.last]
+    assert begins == [0.0, 0.4] and len(batches) == 8
+    for epoch in range(5):
+        for begin in begins:
+            found = optim.learning_rate(epoch + begin, 5, recipe)
+            expected = published_rate(epoch + begin, 0.02, 1e-3, warmup, 5)
+            assert found == pytest.approx(expected, rel=1e-12)
+    assert (optim.learning_rate(0, 5, recipe) == 0) is (warmup > 0)
+    assert optim.learning_rate(9, 5, recipe) == pytest.approx(1e-3)
+    with pytest.raises(errors.ConfigError, match=r"TRAIN.rate_of: expected one of step, epoch"):
+        optim.learning_rate(0, 5, toy.recipe("unused", rate_of="hour"))
+
+
+def test_a_rate_of_0_fills_the_moments_alone():
+    paddle.seed(4)
+    model = toy.Model(dropout=0.0)
+    recipe = toy.recipe("unused", optimizer="adamw", learning_rate=0.1, schedule="cosine",
+                        rate_of="epoch", warmup=1, weight_decay=0.5)  # fmt: skip
+    plan = optim.Rates(model, recipe)
+    optimizer = optim.build(model, recipe, plan)
+    weight = model.hidden.weight
+    before, moved = weight.numpy(), []
+    for epoch in (0, 0.5):
+        weight.grad = paddle.full_like(weight, 1.0 if epoch == 0 else 0.0)
+        plan.set(optimizer, epoch, 2)
+        optimizer.step()
+        moved.append(np.abs(weight.numpy() - before).max())
+    assert moved[0] == 0 and moved[1] > 0.01  # by the first step's gradient
+
+
+def test_groups_follow_a_rate_of_0():
+    model = toy.Model(dropout=0.0)
+    recipe = toy.recipe(
+        "unused", optimizer="sgd", learning_rate=0.1, schedule="cosine", warmup=1, rate_of="epoch",
+        groups=[{"match": "^out", "learning_rate": 0.2}],
+    )  # fmt: skip
+    plan = optim.Rates(model, recipe)
+    optimizer = optim.build(model, recipe, plan)
+    for epoch, expected in ((0, (0.0, 0.0)), (0.5, (0.05, 0.1))):
+        weights = model.hidden.weight, model.out.weight
+        before = [weight.numpy() for weight in weights]
+        for parameter in model.parameters():
+            parameter.grad = paddle.ones_like(parameter)
+        plan.set(optimizer, epoch, 2)
+        optimizer.step()
+        for weight, old, rate in zip(weights, before, expected, strict=True):
+            np.testing.assert_allclose(old - weight.numpy(), rate, atol=1e-6)
+
+
+def test_incomplete_steps_are_left_out():
+    whole = loader.plan(range(11), 2, accumulate=2)
+    assert [b.last for b in whole] == [False, True] * 2 + [False, True]
+    assert len(whole[-1].indices) == 1 and len({b.begin for b in whole}) == 3
+    fewer = loader.plan(range(13), 2, accumulate=2, leftovers=False)
+    assert [b.indices for b in fewer] == [list(range(i, i + 2)) for i in range(0, 12, 2)]
+    assert fewer[-1].last and [b.begin for b in fewer[::2]] == [0.0, 2 / 7, 4 / 7]
+    assert loader.plan(range(3), 1, accumulate=4, leftovers=False) == []
