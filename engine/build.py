@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .config import Config, bind, coerce, find, load, schema
+from . import backbone, dist
+from .config import Config, bind, coerce, find, schema
 from .errors import ConfigError, WeightsError
 from .log import logger
 
@@ -34,13 +36,34 @@ def _arguments(cfg: Config, section: str) -> dict[tuple[str, str], Any]:
 
 
 def model(cfg: Config) -> Any:
-    """The network, freshly initialised from TRAIN.seed."""
+    """The network, freshly initialised from TRAIN.seed, with its backbone if it has one."""
     import paddle
 
+    construct = _constructor(cfg)
+    paddle.seed(cfg["TRAIN"]["seed"])
+    if cfg["MODEL"].get("backbone"):
+        return backbone.build(construct)
+    made = construct()
+    if len(backbone.kept(made)) < len(made.state_dict()):
+        logger.warning("MODEL.backbone is empty: frozen weights are random, drawn from TRAIN.seed")
+    return made
+
+
+def join(cfg: Config) -> None:
+    """Join the other processes, as many as MODEL.tensor_parallel of them to one network."""
+    shared = coerce(cfg["MODEL"].get("tensor_parallel", 1), int, "MODEL.tensor_parallel")
+    dist.init(shared)
+
+
+def outline(cfg: Config) -> Any:
+    """The network's shapes and types, without values and at no cost in memory."""
+    return backbone.outline(_constructor(cfg))
+
+
+def _constructor(cfg: Config) -> Callable[[], Any]:
     cls = model_class(cfg.model_name)
     kwargs = bind(cls, _arguments(cfg, "MODEL"), cfg.marks)
-    paddle.seed(cfg["TRAIN"]["seed"])
-    return _construct(cls, kwargs, "MODEL")
+    return lambda: _construct(cls, kwargs, "MODEL")
 
 
 def _construct(cls: type, kwargs: dict[str, Any], where: str) -> Any:
@@ -48,11 +71,6 @@ def _construct(cls: type, kwargs: dict[str, Any], where: str) -> Any:
         return cls(**kwargs)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-
-
-def model_from_config(path: str) -> Any:
-    """The network that a configuration file describes."""
-    return model(load(path))
 
 
 def reader(cfg: Config, split: str) -> Any:

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from . import backbone
 from .errors import WeightsError
-from .formats import load_checkpoint, load_state, save_state
+from .formats import load_checkpoint, load_object, load_state, save_state
 from .log import logger
 
 PARAMS, OPTIMISER, STATE, IDENTITY = ".pdparams", ".pdopt", ".pdstate", ".identity.json"
@@ -171,8 +172,8 @@ class Checkpoints:
 
 
 def parameters_of(model: Any) -> dict[str, np.ndarray]:
-    """Name -> array of everything that the network is made of."""
-    return {name: value.numpy() for name, value in model.state_dict().items()}
+    """Name -> array of everything that the network is made of, but for a frozen backbone."""
+    return {name: value.numpy() for name, value in backbone.kept(model).items()}
 
 
 def state_of(model: Any, optimizer: Any) -> tuple[dict, dict]:
@@ -235,10 +236,13 @@ def resume(path: str, name: str, model: Any, optimizer: Any) -> Progress:
     """Continue from ``path``: everything when it is our checkpoint, else what it holds.
 
     Bare parameters and files of older releases give parameters and, where there is one, the
-    optimiser's state; the run then starts at epoch 0.
+    optimiser's state; the run then starts at epoch 0. Training checkpoints of a published
+    implementation are taken where the network can read them (``read_training``).
     """
     from .weights import apply_state, resolve
 
+    if hasattr(model, "read_training") and _is_foreign(path):
+        return _resume_published(path, model, optimizer)
     if Path(path).suffix == ".pdckpt" or (Path(path).is_dir() and not _has_latest(path, name)):
         prefix, parameters_at = None, resolve(path)
     else:
@@ -248,15 +252,41 @@ def resume(path: str, name: str, model: Any, optimizer: Any) -> Progress:
     if prefix and _path(prefix, STATE).exists():
         parameters, optimiser, progress = load(prefix)
     else:
-        shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        shapes = {k: tuple(v.shape) for k, v in backbone.kept(model).items()}
         parameters, optimiser = load_checkpoint(parameters_at, shapes)
         if prefix and _path(prefix, OPTIMISER).exists():
             optimiser = load_state(_path(prefix, OPTIMISER))
+    backbone.check(model, progress.features or {}, str(path))
     apply_state(model, model.convert(parameters), source=str(path))
     used = restore_optimiser(model, optimizer, optimiser)
     if not used:
         logger.warning("%s holds no optimiser state: the optimiser starts afresh", path)
     logger.info("resumed from %s: epoch %d, step %d", prefix or path, progress.epoch, progress.step)
+    return progress
+
+
+def _is_foreign(path: str) -> bool:
+    return Path(path).is_file() and Path(path).suffix not in (PARAMS, OPTIMISER, STATE, ".pdckpt")
+
+
+def _resume_published(path: str, model: Any, optimizer: Any) -> Progress:
+    """Go on after the epoch that a published implementation saved: weights, moments, position."""
+    from .weights import apply_state
+
+    try:
+        found = model.read_training(load_object(path))
+    except ValueError as error:
+        raise WeightsError(f"--resume {path}: {error}") from None
+    apply_state(model, found["parameters"], source=path)
+    state, step = {}, found["step"]
+    for name, (first, second) in found["moments"].items():
+        state |= {f"{name}_moment1_0": first, f"{name}_moment2_0": second}
+        for number, beta in enumerate(found["betas"], 1):  # Paddle keeps the next step's power
+            power = np.full([1], beta ** (step + 1), np.float32)
+            state[f"{name}_beta{number}_pow_acc_0"] = power
+    restore_optimiser(model, optimizer, state)
+    progress = Progress(epoch=found["epoch"] + 1, step=step)
+    logger.info("resumed from %s: epoch %d, step %d", path, progress.epoch, progress.step)
     return progress
 
 

@@ -45,6 +45,11 @@ def _train(parser: argparse.ArgumentParser) -> None:
     add("--valid_interval", type=int, help="epochs between validations; 0: never")
     add("--save_dir", help="default: data/checkpoints")
     add("--fix_random_seed", type=boolean, default=False, help="seed 1000 and two kpis lines")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="tell parameters, memory, effective batch and rates, then stop; needs no data",
+    )
     add("--profiler_path", default="./", help="folder of the profile")
     add(
         "--is_profiler",
@@ -106,7 +111,7 @@ def start(mode: str, args: argparse.Namespace) -> config.Config:
     runtime.prepare()
     from . import dist
 
-    log.setup(rank=dist.rank())
+    log.setup(rank=dist.process())
     log.logger.info(args)
     path = args.config or f"configs/{args.model_name.casefold().replace('-', '_')}.yaml"
     cfg = config.load(path, args.override, args.model_name)

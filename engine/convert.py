@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from . import build
+from .backbone import outline
+from .config import load
 from .errors import ConfigError, WeightsError
 from .formats import save_state
 from .weights import Report, compare, read_for, resolve
@@ -41,9 +43,11 @@ def convert(
 
 
 def _network(name: str, config: str | None) -> Any:
-    """The model, or else the extractor, of that name."""
+    """The model, or else the extractor, of that name; one with a backbone without values."""
     if config:
-        return build.model_from_config(config)
+        cfg = load(config)
+        external = hasattr(build.model_class(cfg.model_name), "read_backbone")
+        return build.outline(cfg) if external else build.model(cfg)
     try:
         cls = build.model_class(name)
     except LookupError as no_model:
@@ -51,4 +55,4 @@ def _network(name: str, config: str | None) -> Any:
             cls = build.extractor_class(name)
         except (LookupError, ValueError) as no_extractor:
             raise ConfigError(f"{no_model}\n{no_extractor}") from None
-    return cls()
+    return outline(cls) if hasattr(cls, "read_backbone") else cls()

@@ -53,7 +53,7 @@ def predictions(
                 text = model.progress_text(records[chunk]) if has_text else f" of {len(mine)}"
                 logger.info("[EVAL] Batch %d%s", n, text)
     messages = _joined(dist.gather(left_out))
-    if dist.rank() == 0:
+    if dist.process() == 0:
         broken.tell(messages)
     return _joined(dist.gather(records))
 
@@ -174,12 +174,22 @@ def read_predictions(path: Path) -> Iterator[dict]:
 
 def _given_predictions(metric: Any, reader: Any, path: Path) -> Iterable[dict]:
     """Records of ``--predictions``: ours, or a published result file that the metric reads."""
-    if path.suffix == ".jsonl" or not hasattr(metric, "read"):
+    if not hasattr(metric, "read") or not path.is_file() or _holds_records(path):
         return read_predictions(path)
-    if not path.is_file():
-        raise DataError(f"--predictions: expected a result file, {path} not exist.")
     metric.expect(reader.references())
     return metric.read(path)
+
+
+def _holds_records(path: Path) -> bool:
+    """Is it a file of ours? Published result files in JSON lines name their keys otherwise."""
+    if path.suffix != ".jsonl":
+        return False
+    with open(path, "rb") as file:
+        first = file.readline()
+    try:
+        return "id" in json.loads(first)
+    except (ValueError, TypeError):
+        return True  # reading it will say what is wrong
 
 
 def _decode(value: dict) -> Any:
@@ -200,7 +210,7 @@ def main(args: Any, cfg: Config) -> None:
         records: Iterable[dict] = _given_predictions(metric, reader, Path(args.predictions))
     else:
         records = run(cfg, reader, args)
-        if dist.rank() != 0:
+        if dist.process() != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / f"{cfg.model_name.upper()}_predictions.jsonl", records)
@@ -223,7 +233,7 @@ def run(cfg: Config, reader: Any, args: Any) -> list[dict]:
     options = cfg.engine_args("TEST")
     use_gpu = cfg["TRAIN"]["use_gpu"] if options.use_gpu is None else options.use_gpu
     runtime.select_device(use_gpu)
-    dist.init()
+    build.join(cfg)
     len(reader)  # missing data are said before weights are fetched
     model, trained = load_model(cfg, args.weights)
     check_features(trained, identity_of(reader), "TEST")

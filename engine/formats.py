@@ -15,28 +15,27 @@ import mmap
 import os
 import pickle
 import re
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from reader.common import safe_pickle
+from reader.common import safe_pickle, torch_files
+from reader.common.raw_arrays import array_at
 
-from . import torch_files
 from .errors import WeightsError
-from .streams import Shapes, State, array_at, name_tensors, read_stream
+from .streams import Shapes, State, name_tensors, read_stream
 
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "params", "weights",
     "blobs",
 )  # fmt: skip
 _NAME_TABLE, _SPLIT_TABLE = "StructuredToParameterName@@", "UnpackBigParamInfor@@"
-_SAFE_TYPES = {
+SAFE_TYPES = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "I16": "<i2", "U16": "<u2", "I32": "<i4", "U32": "<u4",
     "I64": "<i8", "U64": "<u8", "F16": "<f2", "BF16": "<bf16", "F32": "<f4", "F64": "<f8",
 }  # fmt: skip
@@ -47,10 +46,6 @@ _FOREIGN = {
     b"BZh": "a bzip2 archive; unpack it and give the file inside",
     b"\xfd7zXZ": "an xz archive; unpack it and give the file inside",
 }
-_DAMAGE = (
-    ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, EOFError,
-    RecursionError, MemoryError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
 
 
 def load_state(path: str | os.PathLike, expected: Shapes | None = None) -> State:
@@ -90,8 +85,65 @@ def load_object(path: str | os.PathLike) -> Any:
         kind = _sniff(Path(path), data)
         if kind not in ("pickle", "torch"):
             raise WeightsError(f"{path}: expected a pickle or PyTorch file, found {kind}")
-        tree, array = _open_tree(str(path), kind, file, data)
+        tree, array, _ = _open_tree(str(path), kind, file, data)
         return _plain(tree, array, {})
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of a weights file, each read when it is asked for, as they are stored.
+
+    They are views of the mapped file where that can be, and bfloat16 comes as uint16.
+
+    Args:
+        read: name -> function that gives the array.
+        metadata: texts that a safetensors file holds beside its arrays.
+    """
+
+    def __init__(
+        self, path: Path, data: mmap.mmap, read: dict[str, Callable[[], np.ndarray]],
+        metadata: dict[str, str] | None = None,
+    ):  # fmt: skip
+        self.path, self.metadata, self._data, self._read = path, metadata or {}, data, read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        read = self._read[name]
+        with _told(self.path):
+            return read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def release(self) -> None:
+        """Give back the memory of what was read; arrays that are still in use read it again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._data.madvise(mmap.MADV_DONTNEED)
+
+
+def open_state(path: str | os.PathLike) -> Arrays:
+    """The parameters in a file, of which only those are read that are asked for.
+
+    That saves memory with PyTorch and safetensors files; others are read as a whole.
+
+    Raises:
+        WeightsError: as ``load_state``; for a single array when it is asked for.
+    """
+    path = Path(path)
+    with _opened(path) as (file, data):
+        kind = _sniff(path, data)
+        if kind == "safetensors":
+            entries, metadata = _safe_entries(path, data)
+            read = {name: partial(_stored, data, *entry) for name, entry in entries.items()}
+            return Arrays(path, data, read, metadata)
+        if kind == "torch":
+            tree, _, view = _open_tree(str(path), kind, file, data)
+            found = (_search(tree) or {}).items()
+            tensors = {str(n): v for n, v in found if isinstance(v, torch_files.Tensor)}
+            return Arrays(path, data, {n: partial(view, v) for n, v in tensors.items()})
+    state = load_state(path)
+    return Arrays(path, data, {name: partial(state.get, name) for name in state})
 
 
 def save_state(target: str | os.PathLike | BinaryIO, state: Mapping[str, Any]) -> None:
@@ -133,16 +185,22 @@ def text_page(head: bytes) -> str | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, mmap.mmap]]:
     """The file and its mapping; what goes wrong inside becomes a WeightsError."""
+    with _told(path), open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise WeightsError(f"{path}: expected weights, found an empty file; fetch it again")
+        yield file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What an unreadable, unsafe or damaged file raises inside becomes a WeightsError."""
     try:
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise WeightsError(f"{path}: expected weights, found an empty file; fetch it again")
-            yield file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        yield
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except safe_pickle.DataError as error:
         raise WeightsError(str(error)) from None
-    except _DAMAGE as error:
+    except torch_files.DAMAGE as error:
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise WeightsError(
             f"{path}: expected weights, found a damaged or incomplete file ({why}); "
@@ -163,6 +221,9 @@ def _sniff(path: Path, data: mmap.mmap) -> str:
         raise WeightsError(
             f"{path}: expected weights, found a zip archive; unpack it and give the file inside"
         )
+    # Before pickles: the length that a safetensors file begins with may look like one.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 << 20:
+        return "safetensors"
     if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
         magic = torch_files.LEGACY_MAGIC.to_bytes(10, "little")
         return "torch" if magic in head[:24] else "pickle"
@@ -170,8 +231,6 @@ def _sniff(path: Path, data: mmap.mmap) -> str:
         return "pickle"
     if head[:4] == bytes(4) and int.from_bytes(head[4:12], "little") < 16:
         return "stream"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100 << 20:
-        return "safetensors"
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise WeightsError(f"{path}: expected weights, found {what}")
@@ -195,22 +254,23 @@ def _read_file(path: Path, expected: Shapes | None) -> tuple[State, State]:
             return _read_safetensors(path, data), {}
         if kind == "npz":
             return _read_npz(path, len(data)), {}
-        tree, array = _open_tree(str(path), kind, file, data)
+        tree, array, _ = _open_tree(str(path), kind, file, data)
         return _find_state(path, tree, array), {}
 
 
 # ---- pickles and PyTorch files
 
 
-def _open_tree(path: str, kind: str, file: BinaryIO, data: mmap.mmap) -> tuple[Any, Any]:
+def _open_tree(path: str, kind: str, file: BinaryIO, data: mmap.mmap) -> tuple[Any, Any, Any]:
+    """The object, and what reads its tensors: as plain arrays, as they are stored."""
     if kind == "pickle":
-        return safe_pickle.load_stream(file, name=path), None
+        return safe_pickle.load_stream(file, name=path), None, None
     if data[:4] == b"PK\3\4":
         with zipfile.ZipFile(file) as archive:
             opened = torch_files.read_zip(path, data, archive)
     else:
         opened = torch_files.read_legacy(path, data, file)
-    return opened.tree, opened.array
+    return opened.tree, opened.array, opened.view
 
 
 def _is_array(value: Any) -> bool:
@@ -315,7 +375,10 @@ def _read_folder(path: Path, expected: Shapes | None) -> tuple[State, State]:
     return state, optimiser
 
 
-def _read_safetensors(path: Path, data: mmap.mmap) -> State:
+def _safe_entries(
+    path: Path, data: mmap.mmap
+) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], dict[str, str]]:
+    """Type, shape and byte offset of each array of a safetensors file; its metadata."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -325,14 +388,23 @@ def _read_safetensors(path: Path, data: mmap.mmap) -> State:
         raise ValueError(str(error)) from None
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
-    header.pop("__metadata__", None)
-    state = {}
+    metadata = header.pop("__metadata__", None) or {}
+    entries = {}
     for name, entry in header.items():
-        if entry["dtype"] not in _SAFE_TYPES:
+        if entry["dtype"] not in SAFE_TYPES:
             raise ValueError(f"{name} has type {entry['dtype']}, which is not supported")
-        shape, at = tuple(entry["shape"]), begin + entry["data_offsets"][0]
-        state[name] = array_at(data, _SAFE_TYPES[entry["dtype"]], shape, at)
-    return state
+        dtype, at = SAFE_TYPES[entry["dtype"]], begin + entry["data_offsets"][0]
+        entries[name] = (dtype, tuple(entry["shape"]), at)
+    return entries, metadata
+
+
+def _read_safetensors(path: Path, data: mmap.mmap) -> State:
+    entries, _ = _safe_entries(path, data)
+    return {name: array_at(data, *entry) for name, entry in entries.items()}
+
+
+def _stored(data: mmap.mmap, dtype: str, shape: tuple[int, ...], at: int) -> np.ndarray:
+    return array_at(data, dtype.replace("bf16", "u2"), shape, at)
 
 
 def _read_npz(path: Path, size: int) -> State:

@@ -66,7 +66,7 @@ class Trainer:
             DataError: not a single batch. DivergedError: loss or gradient not finite.
             Stopped: SIGTERM arrived; the position was saved.
         """
-        if self._coupled and dist.world_size() > 1 and dist.rank() == 0:
+        if self._coupled and dist.world_size() > 1 and dist.process() == 0:
             logger.warning(
                 "the loss couples the samples of a batch: %d processes give other results than one",
                 dist.world_size(),
@@ -74,7 +74,7 @@ class Trainer:
         dist.broadcast(self.parameters)
         self._check_plan()
         folder = Path(self.recipe.save_dir)
-        self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.rank() == 0)
+        self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.process() == 0)
         self.broken = broken.Training(folder, self.recipe.max_bad, dist.rank())
         with self._listening():
             for epoch in range(self.state.epoch, self.recipe.epoch):
@@ -93,7 +93,7 @@ class Trainer:
                         f"{self.broken.path}"
                     )
                 self._end_of_epoch(epoch)
-        if dist.rank() == 0:
+        if dist.process() == 0:
             self.checkpoints.export("", self.model, self.state.features)
             path = self.checkpoints.export("final", self.model, self.state.features)
             logger.info("training finished: %s", path.resolve())
@@ -323,11 +323,11 @@ class Trainer:
         best = self.state.best
         if best is None or (score > best if higher else score < best):
             self.state.best, self.state.best_epoch = score, self.state.epoch
-            if dist.rank() == 0:
+            if dist.process() == 0:
                 self.checkpoints.export("best", self.model, self.state.features)
 
     def _save(self, tag: str) -> None:
-        if dist.rank() == 0:
+        if dist.process() == 0:
             self.checkpoints.save(tag, self.model, self.optimizer, self.state)
         dist.barrier()
 

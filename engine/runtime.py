@@ -76,6 +76,8 @@ def _keep_freed_memory() -> None:
 
 def import_paddle() -> None:
     """Import Paddle without its remarks about thread counts and ccache; all else is passed on."""
+    import zlib  # noqa: F401 - after Paddle 2.6 it crashes: two versions of the library
+
     captured = io.StringIO()
     with contextlib.redirect_stderr(captured), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No ccache found")

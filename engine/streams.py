@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays out of raw bytes, and the binary stream of Paddle 1.x.
+"""The binary stream of Paddle 1.x.
 
-The stream is a row of tensors without names, sorted by the names that they had (``save_params``
+It is a row of tensors without names, sorted by the names that they had (``save_params``
 and ``save_persistables`` of release 1.6). Per tensor, little endian: uint32 version, uint64 number
 of LoD levels and the levels, uint32 version, int32 length of a protobuf message with type and
 shape, that message, the values.
@@ -14,52 +14,20 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from reader.common.raw_arrays import array_at
 
 from .errors import WeightsError
 
 State = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
-VIEW_FROM = 1 << 20  # bytes; smaller arrays are copied, larger ones stay in the mapped file
-
 _STREAM_TYPES = {
     0: "?", 1: "<i2", 2: "<i4", 3: "<i8", 4: "<f2", 5: "<f4", 6: "<f8", 20: "<u1", 21: "<i1",
     22: "<bf16", 23: "<c8", 24: "<c16",
 }  # fmt: skip
-
-
-def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 values of bfloat16 numbers given as uint16."""
-    return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
-
-
-def array_at(
-    data: Any,
-    dtype: str | np.dtype,
-    shape: tuple[int, ...],
-    offset: int,
-    strides: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Array at byte ``offset`` of ``data``, in native byte order and C layout.
-
-    A large array that is stored so is a read-only view of ``data``, any other a copy. ``bf16`` is
-    widened to float32.
-
-    Raises:
-        ValueError, TypeError: it does not fit into ``data``.
-    """
-    bf16 = str(dtype).endswith("bf16")
-    dtype = np.dtype(dtype.replace("bf16", "u2") if bf16 else dtype)
-    view = np.ndarray(shape, dtype, data, offset, strides)
-    if bf16:
-        return widen_bfloat16(view)
-    plain = view.flags.aligned and view.flags.c_contiguous and dtype.isnative
-    if view.nbytes >= VIEW_FROM and plain:
-        return view
-    return np.array(view, dtype.newbyteorder("="), order="C")
 
 
 def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:

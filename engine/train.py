@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from . import build, checkpoint, dist, evaluate, loader, runtime, weights
+from . import backbone, build, checkpoint, dist, dry_run, evaluate, loader, runtime, weights
 from .config import Config
 from .errors import ConfigError
 from .log import logger
@@ -20,7 +20,10 @@ _DEBUG = {"epoch": 2, "log_interval": 1, "valid_interval": 1}
 
 
 def main(args: Any, cfg: Config) -> None:
-    """Train as flags and configuration say."""
+    """Train as flags and configuration say, or tell what that will be like."""
+    if args.dry_run:
+        dry_run.main(cfg)
+        return
     if args.fix_random_seed:
         cfg["TRAIN"]["seed"] = _KPI_SEED
     if cfg["TRAIN"]["debug"]:
@@ -30,10 +33,10 @@ def main(args: Any, cfg: Config) -> None:
     recipe = cfg.engine_args("TRAIN")
     runtime.select_device(recipe.use_gpu)
     _check_gpus(recipe)
-    dist.init()
+    build.join(cfg)
     reader = build.reader(cfg, "train")
     model = build.model(cfg)
-    features = evaluate.identity_of(reader)
+    features = evaluate.identity_of(reader) | backbone.identity(model)
     build.check_sizes(model, loader.first_batch(reader))
     validate, primary = evaluate.validator(cfg, model, features)
     trainer = Trainer(model, reader, recipe, args.model_name or cfg.model_name, validate, primary)
@@ -43,14 +46,14 @@ def main(args: Any, cfg: Config) -> None:
     trainer.state.digest = cfg.digest()
     folder = Path(recipe.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if dist.rank() == 0:
+    if dist.process() == 0:
         (folder / f"{trainer.name}_config.yaml").write_text(cfg.dump(), encoding="utf-8")
     if args.is_profiler:
         _profile(trainer, args.profiler_path)
         return
     last = trainer.run()
     if args.fix_random_seed:
-        cards = dist.world_size()
+        cards = dist.processes()
         steady = trainer.seconds[1:] or trainer.seconds
         print(f"kpis\ttrain_cost_card{cards}\t{last.get('loss')}")
         print(f"kpis\ttrain_speed_card{cards}\t{sum(steady) / max(1, len(steady))}")

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from reader.common.raw_arrays import widen_bfloat16
+
+from . import backbone
+from .backbone import kept
+from .checkpoint import trained_features
 from .download import DownloadError, download, unpack, wrong_content
 from .errors import WeightsError
 from .formats import load_state
 from .log import logger
-from .streams import widen_bfloat16
 
 POLL = 1.0  # seconds between two looks at a lock that is taken
 STALL = 600.0  # seconds without a new byte after which its holder is taken for hung
@@ -240,7 +244,7 @@ def compare(model: Any, state: Mapping[str, np.ndarray]) -> Report:
 
     A name under which the network shares the parameter of another, present name is not missing.
     """
-    own, report = model.state_dict(), Report()
+    own, report = kept(model), Report()
     seen = {id(own[name]) for name in state if name in own}
     for name, parameter in own.items():
         if name not in state and id(parameter) not in seen:
@@ -310,7 +314,7 @@ def apply_state(
     report = compare(model, state)
     problems = report.problems()
     refused = problems if strict else report.misshaped
-    own = model.state_dict()
+    own = kept(model)
     if refused or not report.matched:
         count = len({id(parameter) for parameter in own.values()})
         raise WeightsError(
@@ -353,7 +357,7 @@ def start_from(model: Any, path: str | os.PathLike, log: Log | None = None) -> R
         notes = [file["note"] for file in getattr(model, "initial_weights", ()) if "note" in file]
         raise WeightsError("; ".join([str(error), *notes])) from None
     state = read_for(model, found)
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    own = {name: tuple(value.shape) for name, value in kept(model).items()}
     heads = tuple(getattr(model, "task_heads", ()))
     other = [n for n in state if n.startswith(heads) and own.get(n) != state[n].shape]
     state = {name: value for name, value in state.items() if name not in other}
@@ -366,9 +370,13 @@ def read_for(model: Any, path: Path) -> dict[str, np.ndarray]:
     """What the file holds, under the names of ``model``.
 
     A network may know formats of its own: ``read_file(path)`` gives their arrays, or None.
+
+    Raises:
+        WeightsError: unreadable, or trained with another backbone.
     """
+    backbone.check(model, trained_features(path), str(path))
     state = model.read_file(path) if hasattr(model, "read_file") else None
     if state is None:
-        shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        shapes = {name: tuple(value.shape) for name, value in kept(model).items()}
         state = load_state(path, shapes)
     return model.convert(state)

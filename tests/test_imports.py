@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTRY_POINTS = ("train.py", "eval.py", "predict.py")
 PARTS = ("engine", "models", "reader", "metrics", "tools", "data", "tests")
 OURS = (*PARTS, "train", "eval", "predict")
+READS_FILES = tuple(f"reader.common.{n}" for n in ("safe_pickle", "torch_files", "raw_arrays"))
 HEAVY = ("paddle", "cv2", "nltk", "h5py", "paddlenlp")
 
 
@@ -66,7 +67,7 @@ def allowed(path: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     if path == "engine/build.py":
         return ("engine", "models", "reader", "metrics"), None
     if parts[0] == "engine":
-        return ("engine", "reader.common.safe_pickle"), None
+        return ("engine", *READS_FILES), None
     if parts[:2] == ("models", "extractors"):  # they prepare frames and sentences, too
         return (own, "models.layers"), ("numpy", "paddle", "cv2", "nltk", "tokenizers")
     if parts[0] == "models":

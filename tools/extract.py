@@ -2,10 +2,13 @@
 """Features of videos or sentences into a packed store.
 
     python tools/extract.py --extractor c3d --weights W --videos FOLDER_OR_LIST --out STORE
+    python tools/extract.py --extractor clip_vit --weights W --fps 1 --videos LIST --out STORE
     python tools/extract.py --extractor skip_thoughts --weights W --sentences FILE --out STORE
 
-Windows are named `<video file>_<start>_<end>` as TALL's are; sentences by the text before a tab, or
-by their line number. A run that was stopped goes on where it was, video by video. Several
+Windows are named `<video file>_<start>_<end>` as TALL's are; pictures at a rate `<video>/000000`, …
+by the text before a tab in the list or the file without its suffix, also where a folder of pictures
+that were taken at this rate stands for a video; sentences by the text before a tab, or by their
+line number. A run that was stopped goes on where it was, video by video. Several
 processes share the work with `--shard 0/4` … `--shard 3/4`, or started by `python -m
 paddle.distributed.launch`; their stores lie inside STORE and open together as one. Videos that
 cannot be read are listed, and end the run with exit code 3 if they are more than `--max_bad`.
@@ -17,7 +20,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--videos", type=Path, help="folder, or text file of one path a line")
     what.add_argument("--sentences", type=Path, help="text file: [name<tab>]sentence a line")
     add("--out", type=Path, required=True, help="folder of the store")
+    add("--fps", type=float, help="pictures a second, of extractors of pictures; default: theirs")
     add("--windows", type=_lengths, default=[64, 128, 256, 512], help="lengths in frames")
     add("--batch", type=int, default=8, help="windows that are computed together")
     add("--shard", type=_shard, help="i/n: every n-th video or sentence from number i (from 0)")
@@ -78,32 +82,38 @@ def main() -> None:
     from engine import build
 
     runtime.select_device(args.use_gpu)
-    options = {}
-    for item in args.options:
-        key, sign, value = item.partition("=")
-        if not sign:
-            raise ConfigError(f"-o: expected key=value, found {item!r}")
-        options[key] = config.literal(value)
-    extractor = build.build_extractor(args.extractor, args.weights, args.init_seed, **options)
-    if not hasattr(extractor, "encode" if args.sentences else "positions"):
-        kind = "whole sentences" if args.sentences else "windows of videos"
+    needed = "encode" if args.sentences else "pictures" if args.fps else "positions"
+    cls, options = build.extractor_class(args.extractor), _options(args)
+    if needed == "positions" and hasattr(cls, "pictures"):
+        needed = "pictures"
+    if not hasattr(cls, needed):
+        kinds = {"encode": "whole sentences", "pictures": "pictures at a rate"}
+        kind = kinds.get(needed, "windows of videos")
         raise ConfigError(f"--extractor: {args.extractor} makes no features of {kind}")
+    extractor = build.build_extractor(args.extractor, args.weights, args.init_seed, **options)
     shard = args.shard or (dist.rank(), dist.world_size())
     if args.sentences:
         encode(extractor, args.sentences, args.out, shard)
         return
     if hasattr(extractor, "freeze"):
         extractor.freeze(log.logger.info)
-    extract(
-        extractor,
-        list_videos(args.videos),
-        args.out,
-        args.windows,
-        shard,
-        batch=args.batch,
-        accept_truncated=args.accept_truncated,
-        max_bad=args.max_bad,
-    )
+    given: dict[str, Any] = {"accept_truncated": args.accept_truncated, "max_bad": args.max_bad}
+    if needed == "pictures":
+        sample(extractor, list_clips(args.videos), args.out, shard, **given)
+        return
+    videos = list_videos(args.videos)
+    extract(extractor, videos, args.out, args.windows, shard, batch=args.batch, **given)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of the extractor."""
+    options = {} if args.fps is None else {"fps": args.fps}
+    for item in args.options:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise ConfigError(f"-o: expected key=value, found {item!r}")
+        options[key] = config.literal(value)
+    return options
 
 
 def list_videos(source: Path) -> list[Path]:
@@ -122,6 +132,32 @@ def list_videos(source: Path) -> list[Path]:
         raise DataError(f"{source}: expected videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
     _require_unique([video.name for video in videos], source, "file names")
     return videos
+
+
+def list_clips(source: Path) -> list[tuple[str, Path]]:
+    """(name, video file or folder of pictures) of a folder, sorted, or of a text file.
+
+    A line of the text file is a path, or a name, a tab and a path. The name is else that of the
+    file without its suffix. A folder without videos is one of folders of pictures.
+
+    Raises:
+        DataError: there is none, or two have the same name.
+    """
+    from reader.common.text import read_pairs
+
+    if source.is_dir():
+        found = sorted(p for p in source.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        paths = found or sorted(p for p in source.iterdir() if p.is_dir())
+        clips = [(path.stem if found else path.name, path) for path in paths]
+    else:
+        lines = [(name, Path(text)) for _, name, text in read_pairs(source, "video file")]
+        clips = [(n or (p.name if p.is_dir() else p.stem), p) for n, p in lines]
+    if not clips:
+        raise DataError(
+            f"{source}: expected videos ({' '.join(sorted(VIDEO_SUFFIXES))}) or folders of pictures"
+        )
+    _require_unique([name for name, _ in clips], source, "names of videos")
+    return clips
 
 
 def _require_unique(names: Sequence[str], source: Path, what: str) -> None:
@@ -150,19 +186,62 @@ def extract(
         DataError: more than `max_bad` could not; the store then stays unfinished, so that the same
             command goes on once they are mended.
     """
+
+    def work(path: Path, writer: Any) -> str:
+        windows = _one_video(extractor, path, writer, lengths, batch, accept_truncated)
+        return f"{windows} windows"
+
+    return _store(extractor, videos, out, shard, max_bad, work)
+
+
+def sample(
+    extractor: Any,
+    clips: Sequence[tuple[str, Path]],
+    out: Path,
+    shard: tuple[int, int] = (0, 1),
+    *,
+    accept_truncated: bool = False,
+    max_bad: int = 0,
+) -> list[tuple[str, Path]]:
+    """Features of pictures at the extractor's rate; otherwise as `extract`.
+
+    Args:
+        clips: (name, video file or folder of pictures).
+    """
+    from reader.common.frame_rate import picture_name, pictures_at_rate
+
+    def work(clip: tuple[str, Path], writer: Any) -> str:
+        name, path = clip
+        if picture_name(name, 0) in writer:
+            return "0 pictures"
+        values = extractor.pictures(pictures_at_rate(path, extractor.fps, accept_truncated))
+        writer.append([picture_name(name, number) for number in range(len(values))], values)
+        return f"{len(values)} pictures"
+
+    return _store(extractor, clips, out, shard, max_bad, work)
+
+
+def _store(
+    extractor: Any,
+    items: Sequence[Any],
+    out: Path,
+    shard: tuple[int, int],
+    max_bad: int,
+    work: Callable[[Any, Any], str],
+) -> list[Any]:
+    """Let `work(item, writer)` add the features of a shard of the items; see `extract`."""
     from reader.common.features import FeatureWriter, shard_folder
 
-    mine, bad = videos[shard[0] :: shard[1]], []
+    mine, bad = items[shard[0] :: shard[1]], []
     folder = shard_folder(out, *shard)
     with FeatureWriter(folder, extractor.dim, extractor.identity) as writer:
         progress = Progress("videos", len(mine))
-        for path in log.progress(mine, desc=folder.name):
+        for item in log.progress(mine, desc=folder.name):
             try:
-                windows = _one_video(extractor, path, writer, lengths, batch, accept_truncated)
-                progress.add(1, f", {windows} windows in the last one")
+                progress.add(1, f", {work(item, writer)} in the last one")
             except DataError as error:
                 log.logger.warning("left out: %s", error)
-                bad.append(path)
+                bad.append(item)
         if len(bad) > max_bad:
             raise DataError(
                 f"{len(bad)} of {len(mine)} videos cannot be read, {max_bad} are allowed: mend or "

@@ -16,7 +16,7 @@ from reader.common.errors import DataError
 from reader.common.features import open_features
 from reader.common.windows import window_grid, window_name
 from tests.conftest import ROOT
-from tests.reader.clips import cut, write_video
+from tests.reader.clips import cut, number, picture, write_video
 from tools import extract as tool
 
 LENGTHS = [64, 128]
@@ -38,6 +38,15 @@ class Sizes:
 
     def encode(self, sentences):
         return np.array([[len(s)] * 4 for s in sentences], np.float32)
+
+
+class Numbers:
+    """An extractor of pictures that needs no network: what the numbered frames show."""
+
+    dim, identity, fps = 2, {"name": "numbers"}, 3
+
+    def pictures(self, frames):
+        return np.array([[number(frame), frame.shape[0]] for frame in frames], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +158,58 @@ def test_sentences(tmp_path):
         tool.encode(Sizes(), file, tmp_path / "other")
 
 
+def test_pictures_at_a_rate(videos, tmp_path):
+    clips = tool.list_clips(videos)
+    assert [name for name, _ in clips] == ["a_1", "b", "c", "short"]
+    for shard in (0, 1):
+        assert tool.sample(Numbers(), clips, tmp_path / "store", (shard, 2)) == []
+    source = open_features(tmp_path / "store")
+    counts = {"a_1": 18, "b": 11, "c": 24, "short": 2}
+    expected = {f"{v}/{n:06d}" for v, count in counts.items() for n in range(count)}
+    assert {*source.names} == expected and source.identity == {"name": "numbers"}
+    rows = [k for k, name in enumerate(source.names) if name.startswith("c/")]
+    shown = source.rows(rows)[:, 0]
+    assert shown[0] == 4 and np.all(np.diff(shown) >= 8) and np.all(np.diff(shown) <= 9)
+
+    class Twice(Numbers):
+        def pictures(self, frames):
+            raise AssertionError("finished videos must not be computed again")
+
+    tool.sample(Twice(), clips, tmp_path / "store", (0, 2))
+
+
+def test_pictures_of_bad_videos(videos, tmp_path, caplog):
+    shutil.copy(videos / "b.avi", tmp_path / "b.avi")
+    (tmp_path / "d.mp4").write_bytes(b"")
+    clips = tool.list_clips(tmp_path)
+    with pytest.raises(DataError, match="1 of 2 videos cannot be read, 0 are allowed"):
+        tool.sample(Numbers(), clips, tmp_path / "store")
+    assert tool.sample(Numbers(), clips, tmp_path / "store", max_bad=1) == clips[1:]
+    assert {name[:2] for name in open_features(tmp_path / "store").names} == {"b/"}
+
+
+def test_lists_of_clips(videos, tmp_path):
+    import cv2
+
+    shots = tmp_path / "shots"
+    for name in ("0078", "0079"):
+        (shots / name).mkdir(parents=True)
+        cv2.imwrite(str(shots / name / "1.png"), picture(int(name)))
+    assert tool.list_clips(shots) == [("0078", shots / "0078"), ("0079", shots / "0079")]
+    (tmp_path / "list.txt").write_text(f"s01_0078\t{shots}/0078\n{shots}/0079\n{videos}/a_1.mp4\n")
+    clips = tool.list_clips(tmp_path / "list.txt")
+    assert [name for name, _ in clips] == ["s01_0078", "0079", "a_1"]
+    tool.sample(Numbers(), clips[:2], tmp_path / "store")
+    source = open_features(tmp_path / "store")
+    assert source.names == ["0079/000000", "s01_0078/000000"]
+    assert source.rows([0, 1])[:, 0].tolist() == [79, 78]
+    (tmp_path / "list.txt").write_text("x/c.mp4\ny/c.avi\n")
+    with pytest.raises(DataError, match="expected different names of videos, found c twice"):
+        tool.list_clips(tmp_path / "list.txt")
+    with pytest.raises(DataError, match=r"expected videos .* or folders of pictures"):
+        tool.list_clips(shots / "0078")
+
+
 def test_lists(tmp_path, videos):
     (tmp_path / "list.txt").write_text(f"{videos}/c.mp4\n{videos}/a_1.mp4\n")
     assert [v.name for v in tool.list_videos(tmp_path / "list.txt")] == ["c.mp4", "a_1.mp4"]
@@ -183,6 +244,25 @@ def test_command(videos, tmp_path):
     assert run.returncode == 3
     assert "d.mp4: expected a video" in run.stdout and "Traceback" not in run.stderr
     assert run.stderr.splitlines()[-1].startswith("error: 1 of 2 videos cannot be read")
+
+
+def test_command_at_a_rate(videos, tmp_path):
+    """From raw videos to features of a small random CLIP, three a second."""
+    (tmp_path / "list.txt").write_text(f"clip\t{videos}/b.avi\n")
+    flags = ["--extractor", "clip_vit", "--init_seed", 1, "--videos", tmp_path / "list.txt"]
+    flags += ["--use_gpu", "False", "-o", "image_size=8", "-o", "patch_size=4", "-o", "width=8"]
+    flags += ["-o", "num_layers=1", "-o", "num_heads=2", "-o", "output_dim=5"]
+    run = command(*flags, "--fps", 3, "--out", tmp_path / "store")
+    assert run.returncode == 0, run.stderr + run.stdout
+    source = open_features(tmp_path / "store")
+    assert source.names == [f"clip/{n:06d}" for n in range(11)] and source.dim == 5
+    assert source.identity["fps"] == 3.0 and source.identity["weights"] == "random, seed 1"
+    run = command(*flags, "--out", tmp_path / "store")  # once a second, into the same store
+    assert run.returncode == 3 and "expected 5 numbers" not in run.stdout
+    assert "'fps': 3.0" in run.stderr and "choose another folder" in run.stderr
+    flags[1] = "c3d"
+    run = command(*flags, "--fps", 3, "--out", tmp_path / "other")
+    assert run.returncode == 2 and "c3d makes no features of pictures at a rate" in run.stderr
 
 
 def test_flags():

@@ -4,6 +4,7 @@
 Such a file is a pickle that describes tensors as (storage, offset, size, stride), beside the raw
 bytes of the storages. The pickle goes through the allow-list unpickler with the names below added;
 a tensor's bytes are touched only when it is asked for, straight from the memory-mapped file.
+``open_file`` is all that most need; ``read_zip`` and ``read_legacy`` take an opened file.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ from __future__ import annotations
 import io
 import math
 import mmap
+import os
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from reader.common import safe_pickle
-
-from .errors import WeightsError
-from .streams import array_at
+from . import safe_pickle
+from .errors import DataError
+from .raw_arrays import array_at
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+DAMAGE = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, EOFError,
+    RecursionError, MemoryError, NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 _TYPES = {
     "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bf16", "Long": "i8", "Int": "i4",
@@ -61,10 +68,59 @@ class _Namespace(dict):
 
 @dataclass(frozen=True)
 class TorchFile:
-    """The object that was saved, with ``Tensor`` where a tensor is, and the means to read those."""
+    """The object that was saved, with ``Tensor`` where a tensor is, and the means to read those.
+
+    ``array`` reads a tensor in native byte order and C layout, and widens bfloat16 to float32.
+    ``view`` never copies: a read-only view of the mapped file as it is stored, bfloat16 as uint16.
+    """
 
     tree: Any
     array: Callable[[Tensor], np.ndarray]
+    view: Callable[[Tensor], np.ndarray]
+
+
+@contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """What a damaged or unreadable file raises inside becomes a one-line DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except DAMAGE as error:
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(
+            f"{path}: expected a PyTorch file, found a damaged or incomplete one ({why}); "
+            "delete it and fetch it again"
+        ) from None
+
+
+def open_file(path: str | os.PathLike) -> TorchFile:
+    """Open a file of ``torch.save``, mapped into memory; nothing of its tensors is read.
+
+    Raises:
+        DataError: missing, damaged, unsafe or no such file; also when a tensor is asked for.
+    """
+    name = str(path)
+    with reading(path), open(path, "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if data[:4] == b"PK\3\4":
+            with zipfile.ZipFile(file) as archive:
+                opened = read_zip(name, data, archive)
+        elif data[:1] == b"\x80" and LEGACY_MAGIC.to_bytes(10, "little") in data[:24]:
+            opened = read_legacy(name, data, file)
+        else:
+            raise DataError(
+                f"{path}: expected a PyTorch file (.pth), found something else; fetch it again"
+            )
+
+    def guarded(read: Callable[[Tensor], np.ndarray]) -> Callable[[Tensor], np.ndarray]:
+        def read_tensor(tensor: Tensor) -> np.ndarray:
+            with reading(path):
+                return read(tensor)
+
+        return read_tensor
+
+    return TorchFile(opened.tree, guarded(opened.array), guarded(opened.view))
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
@@ -115,7 +171,7 @@ class _Reader:
     def storage(self, reference: tuple) -> _Storage:
         kind, dtype, key, _, numel, *view = reference
         if kind != "storage" or dtype not in _TYPES.values():
-            raise WeightsError(
+            raise DataError(
                 f"{self.path}: expected a state dict, found a saved module; save its state_dict()"
             )
         start = 0
@@ -123,7 +179,8 @@ class _Reader:
             _, start, numel = view[0]
         return _Storage(dtype, str(key), int(numel), int(start))
 
-    def array(self, tensor: Tensor) -> np.ndarray:
+    def _place(self, tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+        """Byte offset and byte strides of a tensor that lies inside its storage."""
         storage, size, stride = tensor.storage, tensor.size, tensor.stride
         item = np.dtype(storage.dtype.replace("bf16", "u2")).itemsize
         if storage.key not in self.places:
@@ -131,19 +188,33 @@ class _Reader:
         start, length = self.places[storage.key]
         if len(size) != len(stride) or min((tensor.offset, storage.start, *size, *stride)) < 0:
             raise ValueError(f"a tensor of size {size} and stride {stride}")
-        if 0 in size:
-            return np.empty(size, "f4" if storage.dtype == "bf16" else storage.dtype)
         last = tensor.offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-        if last >= storage.numel or (storage.start + storage.numel) * item > length:
+        beyond = last >= storage.numel or (storage.start + storage.numel) * item > length
+        if beyond and 0 not in size:
             raise ValueError(f"a tensor that reaches beyond storage {storage.key}")
         begin = start + (storage.start + tensor.offset) * item
-        dtype, strides = self.order + storage.dtype, tuple(s * item for s in stride)
-        if math.prod(size) * item > self.budget:
+        return begin, tuple(s * item for s in stride)
+
+    def array(self, tensor: Tensor) -> np.ndarray:
+        """In native byte order and C layout; bfloat16 as float32."""
+        begin, strides = self._place(tensor)
+        stored, size = tensor.storage.dtype, tensor.size
+        if 0 in size:
+            return np.empty(size, "f4" if stored == "bf16" else stored)
+        if math.prod(size) * np.dtype(stored.replace("bf16", "u2")).itemsize > self.budget:
             raise ValueError("tensors far larger than the file")
-        made = array_at(self.data, dtype, size, begin, strides)
-        if made.base is None or storage.dtype == "bf16":
+        made = array_at(self.data, self.order + stored, size, begin, strides)
+        if made.base is None or stored == "bf16":
             self.budget -= made.nbytes
         return made
+
+    def view(self, tensor: Tensor) -> np.ndarray:
+        """As it is stored, without a copy; bfloat16 as uint16."""
+        begin, strides = self._place(tensor)
+        dtype = np.dtype(self.order + tensor.storage.dtype.replace("bf16", "u2"))
+        if 0 in tensor.size:
+            return np.empty(tensor.size, dtype)
+        return np.ndarray(tensor.size, dtype, self.data, begin, strides)
 
 
 def _zip_member(data: mmap.mmap, info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -164,7 +235,7 @@ def read_zip(path: str, data: mmap.mmap, archive: zipfile.ZipFile) -> TorchFile:
     index = next(n for n in names if n.endswith("data.pkl"))
     top = index[: -len("data.pkl")]
     if any(n.startswith(f"{top}code/") for n in names):
-        raise WeightsError(
+        raise DataError(
             f"{path}: expected a state dict, found a TorchScript program; save its state_dict()"
         )
     reader = _Reader(path, data)
@@ -179,7 +250,7 @@ def read_zip(path: str, data: mmap.mmap, archive: zipfile.ZipFile) -> TorchFile:
         io.BytesIO(data[start : start + length]),
         name=path, extra=_globals(), persistent_load=reader.storage,
     )  # fmt: skip
-    return TorchFile(tree, reader.array)
+    return TorchFile(tree, reader.array, reader.view)
 
 
 def read_legacy(path: str, data: mmap.mmap, file: BinaryIO) -> TorchFile:
@@ -205,4 +276,4 @@ def read_legacy(path: str, data: mmap.mmap, file: BinaryIO) -> TorchFile:
             raise ValueError(f"storage {key} breaks off at byte {len(data)}")
         reader.places[key] = (at(), length)
         file.seek(length, io.SEEK_CUR)
-    return TorchFile(tree, reader.array)
+    return TorchFile(tree, reader.array, reader.view)

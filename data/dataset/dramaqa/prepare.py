@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Are the files of DramaQA complete, with features and tokenizer? Nothing has to be converted.
+
+    python data/dataset/dramaqa/prepare.py [--folder data/dataset/dramaqa]
+
+README.md beside this file says where they come from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT))
+
+from engine.errors import guard  # noqa: E402
+from reader.common.llama_check import Layout, arguments, check  # noqa: E402
+
+LAYOUT = Layout(
+    "dramaqa",
+    {
+        "AnotherMissOhQA_train_set.json": 18465,
+        "AnotherMissOhQA_val_set.json": 3889,
+        "AnotherMissOhQA_test_set.json": 4019,
+    },
+    length=384,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check the folder."""
+    check(LAYOUT, arguments(__doc__, Path(__file__).parent, argv, LAYOUT))
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a language model foretells texts, token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import DataError
+from .records import Records, finite
+
+_KEYS = ("lm_loss", "lm_tokens", "lm_correct")
+_MOST = 700.0  # a loss whose exponential is still a number
+
+
+class LanguageModel(Records):
+    """Means over the tokens of all texts; a text without a record is in none.
+
+    Args:
+        strict: of ``Records``.
+    """
+
+    primary, higher_is_better = "perplexity", False
+    columns = ("perplexity", "token_acc")
+
+    def __init__(self, strict: bool = False):
+        super().__init__(strict, sums=np.zeros(len(_KEYS)))
+
+    def update(self, records: Sequence[dict]) -> None:
+        """Add records {id, lm_loss (sum over tokens), lm_tokens, lm_correct} of a text.
+
+        Raises:
+            DataError: a key is missing, or no finite number.
+        """
+        records, rows = self.known(records)
+        try:
+            sums = np.array([[r[key] for key in _KEYS] for r in records], np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"records from {records[0]['id']}: expected numbers {', '.join(_KEYS)}, found: "
+                f"{error!r}"
+            ) from None
+        self.put(rows, sums=finite(sums.reshape(-1, len(_KEYS)), records, "numbers"))
+
+    def scores(self) -> dict[str, float]:
+        """``perplexity`` (infinite without any token), ``token_acc``, ``lm_loss`` of a token."""
+        loss, tokens, correct = self["sums"].sum(axis=0).tolist()
+        if not tokens:
+            return {"perplexity": math.inf, "token_acc": 0.0, "lm_loss": 0.0}
+        loss /= tokens
+        perplexity = math.exp(min(loss, _MOST))
+        return {"perplexity": perplexity, "token_acc": correct / tokens, "lm_loss": loss}
+
+    details = published = scores
+
+    def report(self) -> list[str]:
+        """Perplexity, and accuracy in per cent."""
+        text = "tokens: perplexity {perplexity:.4f}, accuracy {token_acc:.2%}, loss {lm_loss:.4f}"
+        return [text.format(**self.scores())]
+
+    def answers(self, topk: int | None = None) -> list[str]:
+        """What was found of every text."""
+        lines = []
+        for row, name, reference in self.present():
+            loss, tokens, right = self["sums"][row].tolist()
+            mean = math.exp(min(loss / max(1.0, tokens), _MOST))
+            lines.append(f"{name}: {reference.get('text', '')}")
+            lines.append(f"  {right:.0f} of {tokens:.0f} tokens right, perplexity {mean:.3f}")
+        return lines
