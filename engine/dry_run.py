@@ -33,8 +33,8 @@ def lines(model: Any, recipe: SimpleNamespace, cfg: Config) -> list[tuple[str, s
     networks = max(1, dist.processes() // int(cfg["MODEL"].get("tensor_parallel") or 1))
     samples = math.ceil(recipe.batch_size / networks)
     memory = {
-        "weights": _bytes(parameters),
-        "gradients": _bytes(trained),
+        "weights": weight_bytes(parameters),
+        "gradients": weight_bytes(trained),
         "optimiser": 4 * _MOMENTS.get(recipe.optimizer, 2) * _count(trained),
     }
     if hasattr(model, "activation_bytes"):
@@ -66,7 +66,8 @@ def _types(parameters: Iterable[Any]) -> str:
     return ", ".join(sorted({_type(p) for p in parameters})) or "none"
 
 
-def _bytes(parameters: Iterable[Any]) -> int:
+def weight_bytes(parameters: Iterable[Any]) -> int:
+    """Bytes of their values."""
     return sum(math.prod(p.shape) * _BYTES.get(_type(p), 4) for p in parameters)
 
 

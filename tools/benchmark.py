@@ -13,6 +13,7 @@ import argparse
 import importlib
 import itertools
 import json
+import os
 import platform
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import config, runtime
-from engine.errors import DATA, guard
+from engine.errors import DATA, DataError, guard
 
 _MATRIX = 2048
 
@@ -102,11 +103,32 @@ def data(cfg: config.Config, samples: int) -> dict[str, Any]:
     }
 
 
+def _default_config(name: str) -> str:
+    """``configs/<name>.yaml``, or the first one whose name begins so."""
+    found = sorted((runtime.ROOT / "configs").glob(f"{name}_*.yaml"))
+    plain = runtime.ROOT / "configs" / f"{name}.yaml"
+    return str(plain if plain.is_file() or not found else found[0])
+
+
+def _require_memory(cfg: config.Config, device: str) -> None:
+    """Raise DataError unless the network and its gradients fit into the machine."""
+    from engine import build, dry_run
+
+    need = 2 * dry_run.weight_bytes(build.outline(cfg).parameters())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device == "cpu" and need > have:
+        raise DataError(
+            f"expected at least {need / 1e9:.0f} GB of memory, found {have / 1e9:.0f} GB; give "
+            "smaller sizes with -o MODEL.…"
+        )
+
+
 def main() -> None:
     """Measure, print, and write JSON when asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("-c", "--config", help="default: configs/<model>.yaml")
+    where = "default: configs/<model>.yaml, or else the first of configs/<model>_*.yaml"
+    parser.add_argument("-c", "--config", help=where)
     parser.add_argument("-o", dest="override", action="append", default=[], metavar="A.b=c")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=int, default=512, help="read by the reader")
@@ -114,7 +136,8 @@ def main() -> None:
     args = parser.parse_args()
     settings = runtime.prepare()
     name = args.model.casefold().replace("-", "_")
-    cfg = config.load(args.config or f"configs/{name}.yaml", args.override, args.model)
+    path = args.config or _default_config(name)
+    cfg = config.load(path, args.override, args.model)
     device = runtime.select_device(cfg["TRAIN"]["use_gpu"])
     import paddle
 
@@ -123,6 +146,7 @@ def main() -> None:
     rate = matrix_rate()
     figures: dict[str, Any] = {
         "model": name,
+        "configuration": path,
         "machine": f"{runtime.usable_cores()} cores, {platform.machine()}, {device}",
         "paddle": paddle.__version__,
         "settings": settings,
@@ -131,6 +155,7 @@ def main() -> None:
     show(figures)
     for part in (lambda: network(cfg, rate, args.repeats), lambda: data(cfg, args.samples)):
         try:
+            _require_memory(cfg, device)
             found = part()
         except Exception as error:
             if getattr(error, "exit_code", None) != DATA:

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from engine import build, checkpoint, config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from tests.conftest import ROOT
-from tools import baselines, export
+from tools import baselines, benchmark, export
 
 CONFIG = str(ROOT / "configs" / "sample" / "tall.yaml")
 
@@ -39,6 +39,15 @@ def test_benchmark_reports_speed_memory_and_comparisons(sample_world, tmp_path):
     assert step["largest difference of 3 losses"] < 1e-5 and scores["largest difference"] < 1e-5
     assert scores["times faster"] > 10
     assert figures["matching of windows and sentences"]["first windows give the same matches"]
+
+
+def test_benchmark_knows_what_fits():
+    for name, first in (("tall", "tall"), ("mcg", "mcg_msrvtt")):
+        assert benchmark._default_config(name).endswith(f"configs/{first}.yaml")
+    path = benchmark._default_config("mcg")
+    benchmark._require_memory(config.load(path, []), "cpu")
+    with pytest.raises(DataError, match=r"expected at least .* GB of memory"):
+        benchmark._require_memory(config.load(path, ["MODEL.vocab_size=2000000000"]), "cpu")
 
 
 def test_baselines_prints_a_row_for_every_hidden_input(sample_world, tmp_path):
