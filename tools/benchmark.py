@@ -123,8 +123,7 @@ def _require_memory(cfg: config.Config, device: str) -> None:
         )
 
 
-def main() -> None:
-    """Measure, print, and write JSON when asked."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     where = "default: configs/<model>.yaml, or else the first of configs/<model>_*.yaml"
@@ -133,7 +132,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--samples", type=int, default=512, help="read by the reader")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, and write JSON when asked."""
+    args = _parse()
     settings = runtime.prepare()
     name = args.model.casefold().replace("-", "_")
     path = args.config or _default_config(name)

@@ -6,8 +6,6 @@ Losses are given per row; the network's loss is their mean.
 
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -70,13 +68,20 @@ def pool(clip_scores: paddle.Tensor, how: str) -> paddle.Tensor:
     if how == "mean":
         return clip_scores.mean(0)
     if how == "max":
-        return reduce(paddle.maximum, clip_scores.unbind(0))
+        best = clip_scores.argmax(0, keepdim=True)  # of equal clips only the first one learns
+        return paddle.take_along_axis(clip_scores, best, 0).squeeze(0)
     return paddle.logsumexp(clip_scores, 0)
 
 
 def cross_entropy(scores: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-    """Scores (R, C), labels (R,) -> (R,), 0 for labels of -100."""
-    return F.cross_entropy(scores, labels, reduction="none").reshape([-1])
+    """Scores (R, C), labels (R,) -> (R,), 0 for negative labels.
+
+    Paddle's own ends at 64 on CPU, where it takes no probability for less than exp(-64).
+    """
+    scores = scores.astype("float32")
+    scores = scores - scores.max(1, keepdim=True).detach()
+    own = paddle.take_along_axis(scores, labels.clip(0).unsqueeze(1), 1).squeeze(1)
+    return (paddle.logsumexp(scores, 1) - own) * (labels >= 0).astype("float32")
 
 
 def soft_cross_entropy(scores: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:

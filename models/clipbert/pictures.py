@@ -38,12 +38,13 @@ def normalise(
 ) -> paddle.Tensor:
     """(frames - mean) / deviation of frames (N, 3, H, W) of 0 to 255, three numbers each.
 
-    A mean of at most 1 is one of frames of 0 to 1.
+    A mean of at most 1 is one of frames of 0 to 1, which these may be, too.
     """
-    scale = 255.0 if max(mean) <= 1 else 1.0
+    frames = frames.astype("float32")
+    scale = 255.0 if max(mean) <= 1 and frames.max().item() > 1 else 1.0
     shift, rate = (np.array(x, np.float32).reshape(3, 1, 1) for x in (mean, deviation))
     shift, rate = paddle.to_tensor(shift * scale), paddle.to_tensor(1 / (rate * scale))
-    return (frames.astype("float32") - shift) * rate
+    return (frames - shift) * rate
 
 
 def prepared(

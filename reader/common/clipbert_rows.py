@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import DataError
 
-_HIDDEN = 0.15  # share of the pieces that are to be told
+_HIDDEN = 0.15  # share of the pieces that are to be told, as published
 _REPLACED = 0.8  # share of those that become [MASK]
 _RANDOM = 0.5  # share of the others that become any piece
 IGNORED = -100  # label of all other pieces
@@ -72,7 +72,12 @@ def _draw(values: Sequence[int], rng: Any) -> int:
 
 
 def hide_pieces(
-    ids: np.ndarray, may_hide: np.ndarray, draws: np.ndarray, words: np.ndarray, mask: int
+    ids: np.ndarray,
+    may_hide: np.ndarray,
+    draws: np.ndarray,
+    words: np.ndarray,
+    mask: int,
+    share: float = _HIDDEN,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masked language modelling: what is read, and what is to be told.
 
@@ -82,11 +87,12 @@ def hide_pieces(
         draws: (3, ...) uniform in [0, 1): hide it? as [MASK]? else as any piece?
         words: (...), any pieces.
         mask: id of [MASK].
+        share: of the pieces that are to be told.
 
     Returns:
         ids with hidden pieces replaced or not, and labels, -100 except for hidden pieces.
     """
-    hidden = may_hide & (draws[0] < _HIDDEN)
+    hidden = may_hide & (draws[0] < share)
     masked = hidden & (draws[1] < _REPLACED)
     other = hidden & ~masked & (draws[2] < _RANDOM)
     return np.where(masked, mask, np.where(other, words, ids)), np.where(hidden, ids, IGNORED)

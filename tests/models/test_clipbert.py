@@ -291,6 +291,22 @@ def test_pooling_by_mean_and_max():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_only_the_first_of_equal_clips_learns():
+    clips = np.array([[[1, 2]], [[1, 3]], [[0, 3]]], np.float32)
+    clips = paddle.to_tensor(clips, stop_gradient=False)
+    objectives.pool(clips, "max").sum().backward()
+    assert clips.grad[:, 0].tolist() == [[1, 0], [0, 1], [0, 0]]
+
+
+def test_losses_have_no_upper_limit():
+    scores = np.array([[0, 500], [0, 90], [3, -200], [1, 1]], np.float32)
+    scores = paddle.to_tensor(scores, stop_gradient=False)
+    rows = objectives.cross_entropy(scores, paddle.to_tensor([0, 0, 1, -100]))
+    assert rows.tolist() == [500, 90, 203, 0]
+    rows.sum().backward()
+    assert scores.grad.tolist() == [[-1, 1], [-1, 1], [1, -1], [0, 0]]
+
+
 def test_ranking_loss():
     scores = paddle.to_tensor([[2.0], [0.0], [3.0], [-1.0], [-1.0], [-4.0]])
     found = objectives.ranking(scores, 2, 0.2).numpy()
@@ -428,6 +444,14 @@ def test_wide_and_tall_frames_fill_their_square_from_the_corner():
         for plane, inside, outside in zip(found, (50, 75, 100), (0, -25, -100), strict=True):
             np.testing.assert_allclose(plane[: shown[0], : shown[1]], inside)
             assert (plane[shown[0] :] == outside).all() and (plane[:, shown[1] :] == outside).all()
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_mean_of_at_most_1_is_one_of_frames_of_0_to_1(scale):
+    frames = paddle.rand([2, 3, 4, 5])
+    found = pictures.normalise(frames * scale, (0.5, 0.25, 0.0), (1.0, 0.5, 0.2)).numpy()
+    for k, (mean, deviation) in enumerate(((0.5, 1.0), (0.25, 0.5), (0.0, 0.2))):
+        assert np.allclose(found[:, k], (frames.numpy()[:, k] - mean) / deviation, atol=1e-6)
 
 
 def test_more_answers_than_classes_are_refused():

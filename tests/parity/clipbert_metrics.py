@@ -122,8 +122,9 @@ def metrics(case: Case) -> None:
     labels = golden.plain("frameqa")["ans2label"]
     for item in golden["retrieval"]:
         _retrieval(case, item)
-    for task in ("frameqa", "msrvtt_qa", "action", "vqa"):
-        _questions(case, task, golden.plain(task))
+    for task in ("frameqa", "msrvtt_qa", "action", "transition", "vqa"):
+        if task in golden:
+            _questions(case, task, golden.plain(task))
     options = golden.plain("msrvtt_mc")
     references = {str(n): {"answer": int(answer)} for n, answer in enumerate(options["gt"])}
     chosen = {str(n): answer for n, answer in enumerate(options["pred"])}

@@ -18,10 +18,11 @@ def check_schedule(case: Case) -> None:
     z.note("num_steps", "param_group_rule")  # the groups of networks are compared with theirs
     for known in z.plain("get_lr_sched"):
         decay = known["decay"]
-        warmup = 0.0 if decay == "constant" else known["warmup_ratio"]  # the published one has none
+        total = known["num_train_steps"]
+        # a share of all steps, at times of 1; the published constant rate has none
+        warmup = 0 if decay == "constant" else int(known["warmup_ratio"] * total)
         recipe = toy.recipe("unused", schedule=decay, learning_rate=known["learning_rate"],
                             warmup=warmup)  # fmt: skip
-        total = known["num_train_steps"]
         ours = [optim.learning_rate(step - 1, total, recipe) for step in known["steps"]]
         case.close(f"rate of {decay}, {total} steps", ours, known["lr"], 1e-15, 1e-9)
     for known in z.plain("multi_step"):

@@ -28,13 +28,18 @@ class Recipe:
         self.model, self.unused, self.step = model, dict(unused), 0
         self.total = options["num_train_steps"]
         self.limit = options["grad_norm"] if options["grad_norm"] > 0 else np.inf
-        groups = []
+        self.parts, groups = [], []
+        names = [name for name, p in model.named_parameters() if not p.stop_gradient]
         for name, key in (("transformer", ""), ("cnn", "cnn_")):
-            part = self._part(options, key) | {"match": f"^{name}"}
+            part = self._part(options, key)
             prefix, factor = options[f"{name}_lr_mul_prefix"], options[f"{name}_lr_mul"]
-            faster = {"match": f"^{name}.*{re.escape(prefix)}",
-                      "learning_rate": factor * part["learning_rate"]}  # fmt: skip
-            groups += [part | faster if prefix else None, part]
+            self.parts.append((part, prefix, factor))
+            mine = [each for each in names if each.startswith(name)]
+            faster = [each for each in mine if prefix and prefix in each]
+            match = f"^(?={name}).*{re.escape(prefix)}"  # the prefix may contain the name
+            rate = factor * part["learning_rate"]
+            groups.append(faster and part | {"match": match, "learning_rate": rate})
+            groups.append(faster != mine and part | {"match": f"^{name}"})
         values = {key: entry["default"] for key, entry in config.schema()["TRAIN"].items()}
         beta1, beta2 = options["betas"]
         self.recipe = SimpleNamespace(**values | {
@@ -58,8 +63,9 @@ class Recipe:
             "schedule": _SCHEDULES.get(schedule, schedule),
             "milestones": [epoch * per_epoch / self.total for epoch in milestones],
             "gamma": 0.5,
-            # the published multi_step has none
-            "warmup": 0.0 if schedule == "multi_step" else options["warmup_ratio"],
+            # steps, for a share may be 1; the published multi_step and constant have none
+            "warmup": 0 if schedule in ("multi_step", "constant")
+            else int(options["warmup_ratio"] * self.total),
         }
 
     def names(self) -> list[list[str]]:
@@ -67,15 +73,22 @@ class Recipe:
         known = {id(p): name for name, p in self.model.named_parameters()}
         parts = [part for group in self.groups for part in (group[1:] if group else ([], []))]
         found = [sorted(known[id(p)] for p in part) for part in parts]
-        found[2] = sorted([*found[2], *self.unused])
+        for name in self.unused:
+            found[self._group(name)] = sorted([*found[self._group(name)], name])
         return found
 
+    def _group(self, unused: str) -> int:
+        """Which group of the transformer, with decay, has an unused parameter."""
+        _, prefix, _ = self.parts[0]
+        return 0 if prefix and prefix in unused else 2
+
     def rates(self) -> list[float]:
-        """Learning rates of the 8 groups at the current step."""
+        """Learning rates of the 8 groups at the current step, also of those without parameters."""
         found = []
-        for group, rest in zip(self.groups[::2], self.groups[1::2], strict=True):
-            for recipe, *_ in (group or rest, rest):
-                found += [optim.learning_rate(self.step, self.total, recipe)] * 2
+        for part, _, factor in self.parts:
+            recipe = SimpleNamespace(**vars(self.recipe) | part)
+            rate = optim.learning_rate(self.step, self.total, recipe)
+            found += [factor * rate] * 2 + [rate] * 2
         return found
 
     def update(self) -> tuple[float, list[float]]:
@@ -86,8 +99,8 @@ class Recipe:
         optim.set_fluid_epsilon(self.optimizer, self.recipe, self.step)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
-        decay = self.groups[1][0].weight_decay
+        decay = self.parts[0][0]["weight_decay"]
         for name, value in self.unused.items():
-            self.unused[name] = value * (1 - rates[2] * decay)
+            self.unused[name] = value * (1 - rates[self._group(name)] * decay)
         self.step += 1
         return norm, rates

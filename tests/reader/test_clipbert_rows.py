@@ -52,3 +52,5 @@ def test_hidden_pieces():
     read, told = hide_pieces(ids, may_hide, draws, words, 4)
     assert read.tolist() == [4, 11, 92, 13, 94, 15]
     assert told.tolist() == [10, -100, 12, 13, 14, -100]
+    _, told = hide_pieces(ids, may_hide, draws, words, 4, 0.12)
+    assert told.tolist() == [-100, -100, 12, 13, 14, -100]
