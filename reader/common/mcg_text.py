@@ -62,9 +62,9 @@ class Texts(WordPieces):
         """As a caption that begins with [ENC]."""
         return [self._marks[QUESTION], *self.caption(text, limit)[1:]]
 
-    def answer(self, text: str) -> list[int]:
-        """As a caption of 64 ids at most that begins with [DEC]."""
-        return [self._marks[ANSWER], *self.caption(text, LONGEST_ANSWER)[1:]]
+    def answer(self, text: str, limit: int = LONGEST_ANSWER) -> list[int]:
+        """As a caption that begins with [DEC]."""
+        return [self._marks[ANSWER], *self.caption(text, limit)[1:]]
 
     def hide(
         self, ids: Sequence[int], draws: np.ndarray, words: np.ndarray

@@ -14,6 +14,7 @@ from engine.formats import save_state
 from models.layers import kernels
 from models.mcg import Model, checkpoints
 from models.mcg import model as network
+from models.mcg.text import smoothed_loss
 from tests.conftest import ROOT
 
 SPECS = ROOT.parent / "shared" / "specs"
@@ -384,6 +385,14 @@ def test_scores_of_given_answers():
     assert -np.diag(scores).mean() == pytest.approx(loss, rel=1e-5)
     one = model.candidate_scores(outputs["fused"][2:3], batch["answer_ids"][5:6]).numpy()
     assert one[0, 0] == pytest.approx(scores[2, 5], abs=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_word_has_no_upper_end(smoothing):
+    """Paddle's own ends at 64 on CPU."""
+    scores = paddle.to_tensor([[0.0, -300.0], [0.0, 300.0]])
+    found = smoothed_loss(scores, paddle.to_tensor([1, 1]), smoothing).numpy()
+    assert found.tolist() == pytest.approx([300 - smoothing * 150, smoothing * 150])
 
 
 @pytest.mark.parametrize("terms", [("mlm",), ("vtc", "mcl"), ("mlm", "vtc", "mcl")])

@@ -228,6 +228,13 @@ def test_instance_contrast_equals_a_loop():
     assert float(found["vtc"]) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_instance_contrast_has_no_upper_end():
+    """At the lowest temperature scores differ by thousands."""
+    video = paddle.to_tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = contrast.vtc(video, -video, paddle.to_tensor(contrast.LOWEST))
+    assert float(found["vtc"]) == pytest.approx(1 / contrast.LOWEST, rel=1e-5)
+
+
 def test_two_processes_contrast_with_one_another(tmp_path):
     """With 2 and 3 rows: sums over the processes are what one process finds of all rows."""
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",

@@ -213,6 +213,7 @@ def test_stored_places_and_times_of_other_sizes():
     assert found.tolist() == [0, 1, 1, 1, 2, 2, 3, 3, 4, 4]  # along the row of all patches
     assert timesformer.resize_places(stored, 4) is stored
     assert timesformer.resize_times(stored, 10).ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert timesformer.nearest(225, 81)[44:47].tolist() == [122, 124, 127]  # 125 without rounding
     found = timesformer.resize_places(stored, 16, "bicubic")[0, 1:, 0].reshape(4, 4)
     assert (np.diff(found, axis=0) > 0).all() and (np.diff(found, axis=1) > 0).all()
     assert found.mean() == pytest.approx(2.5, abs=1e-5)

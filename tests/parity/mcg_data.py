@@ -157,7 +157,7 @@ def text(case: Case) -> None:
     """Pieces of texts, rows of a batch, and texts of answers' pieces."""
     from models.mcg.text import read_pieces
 
-    meta, vocab = case.json, str(case.file("vocab.txt"))
+    meta, vocab = case.json, str(case.file(".txt"))
     texts = Texts(vocab)
     case.equal("vocabulary", len(texts.tokens), meta["vocab_size"])
     marks = [texts.tokens.index(mark) for mark in ("[DEC]", "[ENC]")]

@@ -26,10 +26,12 @@ class Recipe:
         self.parameters = [p for p in model.parameters() if not p.stop_gradient]
         values = {key: entry["default"] for key, entry in config.schema()["TRAIN"].items()}
         beta1, beta2 = options["betas"]
+        constant = options["decay"] == "constant"  # the published constant rate has no warm-up
         self.recipe = SimpleNamespace(**values | {
             "optimizer": "adamw", "adam_eps_mode": "fluid", "epsilon": options["eps"],
             "beta1": beta1, "beta2": beta2, "learning_rate": options["lr"],
-            "schedule": options["decay"], "warmup": options["warmup_ratio"],
+            "schedule": options["decay"],
+            "warmup": 0 if constant else int(options["warmup_ratio"] * self.total),
         })  # fmt: skip
         self.rates = optim.Rates(model, self.recipe)
         self.optimizer = optim.build(model, self.recipe, self.rates)
