@@ -76,6 +76,8 @@ class Trainer:
         folder = Path(self.recipe.save_dir)
         self.curves = Curves(folder, self.recipe.visualdl, enabled=dist.process() == 0)
         self.broken = broken.Training(folder, self.recipe.max_bad, dist.rank())
+        if not self.state.step:
+            optim.idle_steps(self.optimizer, self.parameters, self.recipe.idle_steps)
         with self._listening():
             for epoch in range(self.state.epoch, self.recipe.epoch):
                 if self._out_of_patience():
@@ -223,7 +225,8 @@ class Trainer:
                 f"samples: {_some(window.ids)}; lower the learning rate"
             )
         self.rates.set(self.optimizer, *self._place())
-        optim.set_fluid_epsilon(self.optimizer, self.recipe, self.state.step)
+        taken = self.state.step + self.recipe.idle_steps
+        optim.set_fluid_epsilon(self.optimizer, self.recipe, taken)
         if self.scaler.is_enable():
             self.scaler.step(self.optimizer)
             self.scaler.update()

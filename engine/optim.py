@@ -159,6 +159,20 @@ def set_fluid_epsilon(optimizer: Any, recipe: SimpleNamespace, step: int) -> Non
                 group["epsilon"] = optimizer._epsilon
 
 
+def idle_steps(optimizer: Any, parameters: Iterable[Any], count: int) -> None:
+    """Steps on gradients of 0: nothing moves, but Adam's bias correction counts them."""
+    import paddle
+
+    rate = optimizer.get_lr()
+    optimizer.set_lr(0.0)  # no decay either
+    for _ in range(count):
+        for parameter in parameters:
+            parameter.grad = paddle.zeros_like(parameter)
+        optimizer.step()
+        optimizer.clear_grad(set_to_zero=False)
+    optimizer.set_lr(rate)
+
+
 def clip_gradients(parameters: Iterable[Any], limit: float | None) -> float | None:
     """Scale all gradients by ``limit / max(limit, norm)`` in place; returns the global norm.
 

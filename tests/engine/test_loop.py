@@ -373,3 +373,19 @@ def test_a_loss_that_is_not_finite_names_its_terms(tmp_path):
     run = Trainer(Broken(), toy.Reader(), toy.recipe(tmp_path))
     with pytest.raises(errors.DivergedError, match=r"loss \(more\) is nan at epoch 0, step 0"):
         run.run()
+
+
+def test_idle_steps_only_count(tmp_path):
+    """Nothing moves before the first step; then Adam's correction is that of later ones."""
+    found = {}
+    for idle in (0, 2):
+        paddle.seed(3)
+        options = {"epoch": 1, "idle_steps": idle, "adam_eps_mode": "fluid", "weight_decay": 0.1,
+                   "optimizer": "adamw", "beta2": 0.9}  # fmt: skip
+        run = Trainer(toy.Model(dropout=0.0), toy.Reader(), toy.recipe(tmp_path, **options), "toy")
+        before = run.model.hidden.weight.numpy().copy()
+        run.on_step = lambda step, terms, idle=idle: found.setdefault((idle, step), terms["loss"])
+        run.run()
+        found[idle] = np.abs(run.model.hidden.weight.numpy() - before).max()
+    assert found[0, 1] == found[2, 1]  # nothing moved before the first step
+    assert found[0, 2] != found[2, 2] and found[0] != found[2]

@@ -107,8 +107,7 @@ def check_steps(
     """
     z, options = case.npz, case.json["optim"]
     recipe, count = Recipe(model, options), options["accum"]
-    for _ in range(idle):
-        recipe.idle()
+    recipe.idle(idle)
     model.train()
     number = 0
     while f"{steps}/{number}/loss" in z:

@@ -6,8 +6,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import paddle
-
 from engine import config, optim
 from tools.parity import Tracked
 
@@ -36,22 +34,17 @@ class Recipe:
         self.rates = optim.Rates(model, self.recipe)
         self.optimizer = optim.build(model, self.recipe, self.rates)
 
-    def idle(self) -> None:
-        """A step on gradients of 0, which changes nothing but the count of Adam's steps."""
-        for parameter in self.parameters:
-            parameter.grad = paddle.zeros_like(parameter)
-        self._apply()
+    def idle(self, count: int) -> None:
+        """Steps on gradients of 0, which change nothing but the count of Adam's steps."""
+        optim.idle_steps(self.optimizer, self.parameters, count)
+        self.taken += count
 
     def update(self) -> tuple[float, float]:
         """A step on the gradients, which are cleared; returns their norm and the rate."""
         norm = optim.clip_gradients(self.parameters, self.limit)
         self.rates.set(self.optimizer, self.step, self.total)
-        self._apply()
-        self.step += 1
-        return norm, self.optimizer.get_lr()
-
-    def _apply(self) -> None:
         optim.set_fluid_epsilon(self.optimizer, self.recipe, self.taken)
         self.optimizer.step()
         self.optimizer.clear_grad(set_to_zero=False)
-        self.taken += 1
+        self.step, self.taken = self.step + 1, self.taken + 1
+        return norm, self.optimizer.get_lr()
