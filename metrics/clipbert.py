@@ -76,7 +76,6 @@ class Metric(Facade):
         if round_scores and task != "retrieval":
             raise ValueError(f"round_scores: expected with retrieval, found it with {task}")
         self.task, self.ans2label = task, ans2label
-        self._expected = False
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh.
@@ -86,21 +85,6 @@ class Metric(Facade):
         score}; retrieval: ``texts``, ``captions``, ``count``; pretrain: ``caption``.
         """
         super().expect(references)
-        self._expected = True
-
-    def update(self, records: Sequence[dict]) -> None:
-        """Add records of the network, or those that ``read`` made.
-
-        Without ``expect``, those of a raw video may have their ``reference``.
-
-        Raises:
-            DataError: missing keys, wrong shapes, numbers not finite; strict: an unknown id.
-        """
-        if not self._expected:
-            asked = {r["id"]: r["reference"] for r in records if "reference" in r}
-            if asked:
-                self._scorer.expect(asked)
-        super().update(records)
 
     def random(self, records: Sequence[dict], rng: np.random.Generator) -> list[dict]:
         """The records with everything drawn by lot; answers from ans2label or from all they name.
@@ -110,7 +94,7 @@ class Metric(Facade):
         """
         if self.ans2label:
             return self._scorer.random(records, rng, [*self._words().values()])
-        return super().random(records, rng)
+        return self._scorer.random(records, rng)
 
     def write(
         self, folder: str | os.PathLike, model_name: str, mode: str, topk: int | None = None

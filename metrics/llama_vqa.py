@@ -15,16 +15,15 @@ Sources: github.com/mlvlab/Flipped-VQA (arXiv:2310.15747); the evaluations of th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .common import llama_files
 from .common.errors import DataError
-from .common.files import write_json
+from .common.facade import Facade
 from .common.llama_choices import LossChoices
 from .common.llama_text import LanguageModel
-from .common.records import Records
 
 Dataset = Literal["nextqa", "star", "dramaqa", "vlep", "tvqa", "text"]
 
@@ -39,7 +38,7 @@ _METERS = {  # what the published code calls our numbers
 }  # fmt: skip
 
 
-class Metric:
+class Metric(Facade):
     """Accuracy of chosen options by type of question; of texts, how well they are foretold.
 
     Args:
@@ -56,17 +55,11 @@ class Metric:
             known = ", ".join(get_args(Dataset))
             raise ValueError(f"dataset: expected one of {known}, found {dataset}")
         self.dataset = dataset
-        self._scorer: Records = (
-            LanguageModel(strict)
-            if dataset == "text"
-            else LossChoices(_TYPES.get(dataset, {}), dataset == "star", strict)
-        )
-        self.primary, self.columns = self._scorer.primary, self._scorer.columns
-        self.higher_is_better = self._scorer.higher_is_better
-        for name in ("pages", "random", "frequent"):  # texts have none
-            if hasattr(self._scorer, name):
-                setattr(self, name, getattr(self._scorer, name))
-        self._checked = self._expected = False
+        if dataset == "text":
+            super().__init__(LanguageModel(strict))
+        else:
+            types = _TYPES.get(dataset, {})
+            super().__init__(LossChoices(types, dataset == "star", strict))
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh.
@@ -74,34 +67,7 @@ class Metric:
         A reference has ``question``, ``choices``, ``video``, ``index`` (number of the row) and,
         where known, ``answer`` (number of a choice) and ``type``; of texts: ``text``.
         """
-        self._scorer.expect(references)
-        self._checked, self._expected = False, True
-
-    def update(self, records: Sequence[dict]) -> None:
-        """Add records of the network, or those that ``read`` made.
-
-        Without ``expect``, those of a raw video may have their ``reference``.
-
-        Raises:
-            DataError: missing keys, wrong shapes, infinite numbers; strict: an unknown id.
-        """
-        if not self._expected:
-            asked = {r["id"]: r["reference"] for r in records if "reference" in r}
-            if asked:
-                self._scorer.expect(asked)
-        self._scorer.update(records)
-        self._checked = False
-
-    def result(self) -> dict[str, float]:
-        """The data set's numbers, not rounded, and how many ids are ``missing``.
-
-        Raises:
-            DataError: strict, and some are.
-        """
-        if not self._checked:
-            self._scorer.check()
-            self._checked = True
-        return self._scorer.scores() | {"missing": self._scorer.missing()}
+        super().expect(references)
 
     def details(self) -> dict[str, float]:
         """The numbers under the names of the published log, fractions, not rounded."""
@@ -110,15 +76,6 @@ class Metric:
             return found
         named = {name: found[own] for name, own in _METERS.get(self.dataset, {}).items()}
         return named | {"acc": found["overall_acc"]}
-
-    def report(self) -> list[str]:
-        """The numbers for people."""
-        missing, total = self._scorer.missing(), len(self._scorer.references)
-        return [f"{total - missing} predicted, {missing} missing", *self._scorer.report()]
-
-    def answers(self, topk: int | None = None) -> list[str]:
-        """Up to ``topk`` options of every question (default: the best), with their losses."""
-        return self._scorer.answers(topk)
 
     def write(
         self, folder: str | os.PathLike, model_name: str, mode: str, topk: int | None = None
@@ -129,9 +86,7 @@ class Metric:
         answers are known, ``scores.json``, per cent with two decimals. Texts have scores only, not
         rounded, whose path is then the returned one.
         """
-        scores = Path(folder) / "scores.json"
-        if self.dataset == "text" or (mode == "test" and self._scorer.has_truth()):
-            write_json(scores, self._scorer.published(), indent=1)
+        scores = self._write_scores(folder, mode, always=self.dataset == "text")
         if self.dataset == "text":
             return scores
         predicted = self._scorer.predicted

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -30,3 +31,11 @@ def sample_world(tmp_path_factory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return root
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """Captured log, whatever other tests did to the logger."""
+    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
+    caplog.set_level(logging.INFO, "vlzoo")
+    return caplog

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .files import write_json
 from .records import Records
 
@@ -21,22 +19,28 @@ class Facade:
         self._scorer = scorer
         self.primary, self.columns = scorer.primary, scorer.columns
         self.higher_is_better = scorer.higher_is_better
-        for name in ("pages", "frequent"):  # not every task has them
-            if hasattr(scorer, name):
+        for name in ("pages", "random", "frequent"):  # not every task has them
+            if hasattr(scorer, name) and not hasattr(self, name):
                 setattr(self, name, getattr(scorer, name))
-        self._checked = False
+        self._checked = self._expected = False
 
     def expect(self, references: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is to be answered, {id: reference}; start afresh. Keys: see the reader."""
         self._scorer.expect(references)
-        self._checked = False
+        self._checked, self._expected = False, True
 
     def update(self, records: Sequence[dict]) -> None:
         """Add records of the network, or those that ``read`` made.
 
+        Without ``expect``, those of a raw video may have their ``reference``.
+
         Raises:
             DataError: missing keys, wrong shapes, numbers not finite; strict: an unknown id.
         """
+        if not self._expected:
+            asked = {r["id"]: r["reference"] for r in records if "reference" in r}
+            if asked:
+                self._scorer.expect(asked)
         self._scorer.update(records)
         self._checked = False
 
@@ -63,10 +67,6 @@ class Facade:
     def answers(self, topk: int | None = None) -> list[str]:
         """What was predicted: up to ``topk`` answers, options or captions (default: the best)."""
         return self._scorer.answers(topk)
-
-    def random(self, records: Sequence[dict], rng: np.random.Generator) -> list[dict]:
-        """The records with everything drawn by lot; answers from all that they name."""
-        return self._scorer.random(records, rng)
 
     def _write_scores(self, folder: str | os.PathLike, mode: str, always: bool) -> Path:
         """Write ``scores.json`` where true answers are known, or ``always``; returns its path."""

@@ -4,45 +4,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
+from .sums import Sums
 
-from .errors import DataError
-from .records import Records, finite
-
-_KEYS = ("lm_loss", "lm_tokens", "lm_correct")
 _MOST = 700.0  # a loss whose exponential is still a number
 
 
-class LanguageModel(Records):
+class LanguageModel(Sums):
     """Means over the tokens of all texts; a text without a record is in none.
 
     Args:
         strict: of ``Records``.
     """
 
+    keys = ("lm_loss", "lm_tokens", "lm_correct")
     primary, higher_is_better = "perplexity", False
     columns = ("perplexity", "token_acc")
-
-    def __init__(self, strict: bool = False):
-        super().__init__(strict, sums=np.zeros(len(_KEYS)))
-
-    def update(self, records: Sequence[dict]) -> None:
-        """Add records {id, lm_loss (sum over tokens), lm_tokens, lm_correct} of a text.
-
-        Raises:
-            DataError: a key is missing, or no finite number.
-        """
-        records, rows = self.known(records)
-        try:
-            sums = np.array([[r[key] for key in _KEYS] for r in records], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"records from {records[0]['id']}: expected numbers {', '.join(_KEYS)}, found: "
-                f"{error!r}"
-            ) from None
-        self.put(rows, sums=finite(sums.reshape(-1, len(_KEYS)), records, "numbers"))
 
     def scores(self) -> dict[str, float]:
         """``perplexity`` (infinite without any token), ``token_acc``, ``lm_loss`` of a token."""

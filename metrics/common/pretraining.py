@@ -12,46 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .records import Records, finite
+from .sums import Sums
 
-_KEYS = ("mlm_loss", "mlm_tokens", "mlm_correct", "itm_loss", "itm_correct")
 _WORDS = 30522  # of bert-base-uncased
 
 
-class Pretraining(Records):
+class Pretraining(Sums):
     """Means over masked words and over pairs; a pair without a record is in neither.
 
     Args:
         strict: of ``Records``.
     """
 
+    keys = ("mlm_loss", "mlm_tokens", "mlm_correct", "itm_loss", "itm_correct")
     primary, higher_is_better = "mlm_acc", True
     columns = ("mlm_acc", "mlm_loss", "itm_acc", "itm_loss")
 
-    def __init__(self, strict: bool = False):
-        super().__init__(strict, sums=np.zeros(len(_KEYS)))
-
-    def update(self, records: Sequence[dict]) -> None:
-        """Add records {id, mlm_loss (sum over masked words), mlm_tokens, mlm_correct, itm_loss,
-        itm_correct} of a pair.
-
-        Raises:
-            DataError: a key is missing, or no finite number.
-        """
-        records, rows = self.known(records)
-        try:
-            sums = np.array([[r[key] for key in _KEYS] for r in records], np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"records from {records[0]['id']}: expected numbers {', '.join(_KEYS)}, found: "
-                f"{error!r}"
-            ) from None
-        self.put(rows, sums=finite(sums.reshape(-1, len(_KEYS)), records, "numbers"))
-
     def scores(self) -> dict[str, float]:
         """``mlm_acc``, ``mlm_loss`` of a masked word; ``itm_acc``, ``itm_loss`` of a pair."""
-        sums = dict(zip(_KEYS, self["sums"].sum(axis=0).tolist(), strict=True))
+        sums = dict(zip(self.keys, self["sums"].sum(axis=0).tolist(), strict=True))
         words, pairs = max(1.0, sums["mlm_tokens"]), max(1, len(self["sums"]) - self.missing())
         return {
             "mlm_acc": sums["mlm_correct"] / words,

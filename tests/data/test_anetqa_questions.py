@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import importlib.util
-import io
 import json
 import subprocess
 import sys
@@ -14,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from engine.errors import BUG, OK, exit_code
 from reader.common.frame_store import FrameWriter
 from tests.conftest import ROOT
+from tests.data.prepare import run_script
 
 SCRIPT = ROOT / "data/dataset/anetqa/prepare.py"
 PUBLISHED = ROOT.parent / "shared" / "annotations" / "anetqa" / "anetqa_trainval_ans2label.json"
@@ -51,19 +48,7 @@ def write(folder, name, content):
 
 
 def run(*args):
-    """(exit code, lines of output, error) of a command."""
-    spec = importlib.util.spec_from_file_location("anetqa_prepare", SCRIPT)
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            prepare.main([str(arg) for arg in args])
-    except Exception as error:
-        if (code := exit_code(error)) == BUG:
-            raise
-        return code, printed.getvalue().splitlines(), str(error)
-    return OK, printed.getvalue().splitlines(), ""
+    return run_script(SCRIPT, *args)
 
 
 def keys(path):

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import json
 import shutil
 import subprocess
@@ -13,8 +10,8 @@ import sys
 
 import pytest
 
-from engine.errors import BUG, OK, exit_code
 from tests.conftest import ROOT
+from tests.data.prepare import run_script
 
 SCRIPT = ROOT / "data/dataset/tgif_qa/prepare.py"
 REAL = ROOT.parent / "shared" / "annotations" / "tgif_qa"
@@ -53,19 +50,7 @@ def raw(tmp_path):
 
 
 def run(*args):
-    """(exit code, lines of output, error)."""
-    spec = importlib.util.spec_from_file_location("tgif_qa_prepare", SCRIPT)
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            prepare.main([str(arg) for arg in args])
-    except Exception as error:
-        if (code := exit_code(error)) == BUG:
-            raise
-        return code, printed.getvalue().splitlines(), str(error)
-    return OK, printed.getvalue().splitlines(), ""
+    return run_script(SCRIPT, *args)
 
 
 def lines(path):

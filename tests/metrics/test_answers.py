@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 
 import numpy as np
@@ -15,14 +14,6 @@ from metrics.common.errors import DataError
 from metrics.common.result_rows import read_rows, write_rows
 
 TYPES = ("object", "number")
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _filled(scorer, references, records=()):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import subprocess
 import sys
@@ -86,14 +85,6 @@ CASES = {
     ),
 }  # fmt: skip
 CASES["transition"] = CASES["action"]
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _metric(task, records=None, references=None, **options):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -18,14 +17,6 @@ from metrics.common.grounding import span_iou
 
 CUP, DOOR = 5, 8  # word ids
 BOX, ELSEWHERE = [0.0, 0.0, 9.0, 9.0], [50.0, 50.0, 59.0, 59.0]
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _reference(answer=2, moment=(4.0, 8.0), objects=None):

@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import json
-import logging
 import math
 import subprocess
 import sys
@@ -25,14 +24,6 @@ from metrics.llama_vqa import Metric
 ROOT = Path(__file__).resolve().parents[2]
 ANNOTATIONS = ROOT.parent / "shared" / "annotations"
 OPTIONS = {"nextqa": 5, "star": 4, "dramaqa": 5, "vlep": 2, "tvqa": 5}
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _asked(dataset, *rows):

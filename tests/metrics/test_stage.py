@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -22,14 +21,6 @@ ANNOTATIONS = ROOT.parent / "shared" / "annotations" / "tvqa_plus"
 CUP, DOOR = 5, 8  # word ids
 BOX, ELSEWHERE = [1.25, 2.0, 90.5, 80.0], [100.0, 100.0, 150.0, 150.0]
 PREDICTED = "valid_inference_predictions.json"
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _reference(qid=17, answer=2, **more):

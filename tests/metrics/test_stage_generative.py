@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -21,14 +20,6 @@ CHOICES = ["On the table .", "In Monica 's hand", "By the door", "In the sink", 
 CHOSEN, WRITTEN = "valid_inference_predictions.json", "valid_generative_predictions.json"
 TEXTS = ("exact_match", "exact_match_no_articles", "token_f1", "BLEU-1", "BLEU-2", "BLEU-3",
          "BLEU-4", "ROUGE-L", "CIDEr-D", "METEOR-lite")  # fmt: skip
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 def _reference(qid=17, answer=2, **more):

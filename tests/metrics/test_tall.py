@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -17,14 +16,6 @@ from metrics.common.errors import DataError
 from metrics.tall import Metric
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 WINDOWS = np.array([[1, 129], [101, 229], [301, 429], [301, 557]], float)

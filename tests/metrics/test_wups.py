@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import logging
 import pickle
 from pathlib import Path
 
@@ -25,14 +24,6 @@ NEXT = Path(__file__).resolve().parents[3] / "shared" / "annotations" / "next_oe
 def real():
     """With the data of the package that requirements/dev.txt names."""
     return wups.shared()
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 # ---- WordNet

@@ -3,19 +3,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
 from tests.reader.tall_world import make_world
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    """Captured log, whatever other tests did to the logger."""
-    monkeypatch.setattr(logging.getLogger("vlzoo"), "propagate", True)
-    caplog.set_level(logging.INFO, "vlzoo")
-    return caplog
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from reader.clipbert import Reader, Task
 from reader.common.clips import choose_clips
 from reader.common.errors import BrokenSample, DataError
 from reader.common.frame_store import sample_indices
+from tests.reader.batches import batch_of, same
 from tests.reader.clipbert_world import (
     LENGTHS,
     QUESTIONS,
@@ -59,21 +60,6 @@ def read(files, tmp_path):
 
     make.store = store
     return make
-
-
-def batch_of(reader, *indices):
-    return reader.collate([reader[i] for i in indices or range(len(reader))])
-
-
-def same(a, b):
-    """Are two batches equal, types included?"""
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.dtype == b[key].dtype and np.array_equal(value, b[key]), key
-        else:
-            assert value == b[key], key
-    return True
 
 
 def test_configurations_bind_to_the_reader():

@@ -14,6 +14,7 @@ from reader.common.errors import BrokenSample, DataError
 from reader.common.mcg_frames import choose_frames
 from reader.common.mcg_text import Texts
 from reader.mcg import Reader
+from tests.reader.batches import batch_of, same
 from tests.reader.clips import number
 from tests.reader.mcg_world import (
     QUESTIONS,
@@ -44,20 +45,6 @@ def read(files, tmp_path):
         return Reader(split, **options | changes)
 
     return make
-
-
-def batch_of(reader, *indices):
-    return reader.collate([reader[i] for i in indices or range(len(reader))])
-
-
-def same(a, b):
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.dtype == b[key].dtype and np.array_equal(value, b[key]), key
-        else:
-            assert value == b[key], key
-    return True
 
 
 def test_configurations_bind_to_the_reader():

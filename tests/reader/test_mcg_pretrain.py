@@ -193,7 +193,6 @@ def test_samples_of_shards(shards):
     references = reader.references()
     assert len(references) == 20 and references["9"]["caption"] == "a cat"
     assert references["9"]["video"].endswith("cc-1.tar: 000")
-    assert reader.pictures("x", [0]) is None
 
 
 def test_clips_in_shards(read, files, tmp_path):

@@ -17,6 +17,7 @@ from engine import config
 from reader.common.tvqa_plus_store import pack
 from reader.stage import Reader
 from tests.conftest import ROOT
+from tests.reader.batches import batch_of, same
 from tests.reader.stage_world import (
     D,
     V,
@@ -42,21 +43,6 @@ def world(tmp_path):
 
     reader.options, reader.annotations = options, annotations
     return reader
-
-
-def batch_of(reader, *indices):
-    return reader.collate([reader[i] for i in indices or range(len(reader))])
-
-
-def same(a, b):
-    """Are two batches equal, types included?"""
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        if isinstance(value, np.ndarray):
-            assert value.dtype == b[key].dtype and np.array_equal(value, b[key]), key
-        else:
-            assert repr(value) == repr(b[key]), key
-    return True
 
 
 def test_configurations_bind_to_the_reader():
