@@ -56,6 +56,7 @@ class Reader:
     _: KW_ONLY
     dataset: Dataset = "nextqa"
     annotations: str | None = None  # the data set's own file; text: one text a line, or .jsonl
+    in_order: bool = False  # text: learn from the file's beginning to its end, as from easy to hard
     features: str | None = None  # clipvitl14.pth, or a feature store
     tokenizer: str | None = None  # tokenizer.model of LLaMA
     max_seq_len: int = 128  # tokens of a row
@@ -88,6 +89,10 @@ class Reader:
         if self.dataset == "text" and self.blind != "none":
             raise ValueError("blind: expected with questions about videos, not with texts")
         self.training = self.split == "train"
+        if self.in_order and self.dataset != "text":
+            raise ValueError("in_order: expected with texts, not with questions about videos")
+        if self.in_order:
+            self.order = self._in_order
         objectives = {"vqa": True, "vaq": self.training and self.vaq,
                       "qav": self.training and self.qav}  # fmt: skip
         self._layout = Layout(
@@ -126,8 +131,8 @@ class Reader:
         return read_questions(self.dataset, self._path, answered=self.training)
 
     @cached_property
-    def texts(self) -> list[str]:
-        """All texts."""
+    def texts(self) -> list[tuple[str, str]]:
+        """All texts, each behind its prompt, of which nothing is to be told."""
         return read_texts(self._path)
 
     @cached_property
@@ -227,17 +232,18 @@ class Reader:
         return table, kept
 
     @cached_property
-    def _text_rows(self) -> tuple[Rows, list[int]]:
-        """Tokens of texts, and the number of the text that each belongs to."""
+    def _text_rows(self) -> tuple[Rows, list[tuple[int, int]]]:
+        """Tokens of texts; the number of each text, and how many tokens are given before it."""
         rows, kept = Rows(self.text.size), []
-        for number, ids in enumerate(self.text.encode(self.texts)):
-            ids = [self.text.begin, *ids, self.text.end]
+        encoded = self.text.encode([part for pair in self.texts for part in pair])
+        for number, (prompt, ids) in enumerate(zip(encoded[::2], encoded[1::2], strict=True)):
+            ids = [self.text.begin, *prompt, *ids, self.text.end]
             if len(ids) > self.max_seq_len:
                 if self.on_overflow == "error":
                     raise self._overflow(f"{self._path}: text {number}", f"{len(ids)} tokens")
                 continue
             rows.append(ids)
-            kept.append(number)
+            kept.append((number, 1 + len(prompt)))
         self._tell(len(kept), len(self.texts))
         return rows, kept
 
@@ -257,13 +263,17 @@ class Reader:
         _ = self.questions and self.source
         return len(self._table[1])
 
+    def _in_order(self, epoch: int) -> list[int]:
+        return list(range(len(self)))
+
     def references(self) -> dict[str, dict[str, Any]]:
         """Id -> question, choices, video, index (number of the row); where known answer and type.
 
         text: the number of each text -> text.
         """
         if self.dataset == "text":
-            return {str(number): {"text": text} for number, text in enumerate(self.texts)}
+            pairs = enumerate(self.texts)
+            return {str(n): {"text": f"{prompt} {text}".strip()} for n, (prompt, text) in pairs}
         return {q.id: q.reference(number) for number, q in enumerate(self.questions)}
 
     # items
@@ -271,7 +281,7 @@ class Reader:
     def __getitem__(self, i: int) -> dict[str, Any]:
         if self.dataset == "text":
             rows, kept = self._text_rows
-            return {"id": str(kept[i]), "ids": rows[i]}
+            return {"id": str(kept[i][0]), "ids": rows[i], "given": kept[i][1]}
         table, kept = self._table
         question = self.questions[kept[i]]
         return {
@@ -301,8 +311,8 @@ class Reader:
         if self.dataset == "text":
             rows = [item["ids"] for item in items]
             ids = pad_rows(rows, max(map(len, rows)))
-            marked = ids.copy()
-            marked[:, 0] = 0  # <s>, which nothing predicts
+            given = np.array([item["given"] for item in items])
+            marked = np.where(np.arange(ids.shape[1]) < given[:, None], 0, ids)
             return {"id": names, "text_ids": ids, "text_labels": marked}
         batch = {
             "id": names,

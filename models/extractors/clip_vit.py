@@ -23,6 +23,7 @@ from .frozen import compiled
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0...1
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 EPSILON = 1e-5  # of all norms
+_LARGER, _PLAIN = 10.0, 200  # random weights: what tells pictures apart; light grey
 _DIVISOR = 1e-8  # added to the deviations
 _CUBIC = -0.6  # shape of the kernel, that of FFmpeg's scaler
 
@@ -100,10 +101,14 @@ class ClipVit(nn.Layer):
         Returns:
             float32 [N, dim].
         """
+        return paddle.matmul(self.last(pictures), self.proj)
+
+    def last(self, pictures: paddle.Tensor) -> paddle.Tensor:
+        """Float32 [N, width], what ``proj`` is given."""
         x = self.embed(pictures)
         for block in self.blocks:
             x = block(x)
-        return paddle.matmul(self.ln_post(x[:, 0]), self.proj)
+        return self.ln_post(x[:, 0])
 
     def embed(self, pictures: paddle.Tensor) -> paddle.Tensor:
         """What the first block is given: float32 [N, 1 + patches, width]."""
@@ -283,8 +288,12 @@ def _own(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     return own, value
 
 
-def _draw(net: nn.Layer, seed: int) -> None:
-    """Normal weights that keep the size of what they are given; each depends on seed and name."""
+def _draw(net: ClipVit, seed: int) -> None:
+    """Normal weights that keep the size of what they are given; each depends on seed and name.
+
+    What pictures have in common is taken away, and the rest made larger: by the last norm the
+    feature of a light grey picture becomes 0.
+    """
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1 and name != "class_embedding":
             continue  # biases are 0, norms 1
@@ -293,3 +302,8 @@ def _draw(net: nn.Layer, seed: int) -> None:
         stream = np.random.RandomState([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
         value = stream.standard_normal(parameter.shape) * scale
         parameter.set_value(value.astype(np.float32))
+    plain = np.full((1, net.image_size, net.image_size, 3), _PLAIN, np.uint8)
+    with paddle.no_grad():
+        common = net.last(paddle.to_tensor(normalised(plain)))[0]
+    net.ln_post.weight.set_value(paddle.full_like(common, _LARGER))
+    net.ln_post.bias.set_value(-_LARGER * common)

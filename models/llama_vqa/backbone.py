@@ -80,6 +80,11 @@ def read(path: str | Path, sizes: Mapping[str, Any], open_file: Open) -> Named:
     if (path / "config.json").is_file():
         _check(path / "config.json", _HUGGING_FACE, sizes)
         return _hugging_face(path, sizes, open_file)
+    if path.suffix:  # a file of ours
+        raise ValueError(
+            f"{path}: expected a LLaMA of your own, found nothing there; train it first, that of "
+            "the sample world with --config configs/sample/llama_vqa_text.yaml"
+        )
     raise ValueError(
         f"{path}: expected a folder with params.json and consolidated.*.pth, or Hugging Face's "
         f"config.json and weights, found neither; {SOURCE}"

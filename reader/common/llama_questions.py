@@ -240,20 +240,24 @@ def _times(text: Any) -> tuple[int, int]:
 # texts for language models
 
 
-def read_texts(path: str) -> list[str]:
-    """One text a line; of files ending in .jsonl the ``text`` of each line's object.
+def read_texts(path: str) -> list[tuple[str, str]]:
+    """(prompt, text) of each line; the prompt, which is not to be told, may be empty.
+
+    A line is a text; in files ending in .jsonl an object with ``text`` and perhaps ``prompt``.
 
     Raises:
         DataError: unreadable, empty, or a line without text.
     """
     if not str(path).lower().endswith(".jsonl"):
-        return [line for _, line in read_lines(find(path), "text")]
+        return [("", line) for _, line in read_lines(find(path), "text")]
     found = []
     for numbers, _, rows in json_lines.read_blocks(find(path)):
         for line, row in zip(numbers.tolist(), rows, strict=True):
             if not isinstance(row.get("text"), str) or not row["text"].strip():
                 raise DataError(f"{path}:{line}: expected text as text, found {row!r:.40}")
-            found.append(_text(row, "text"))
+            if not isinstance(prompt := row.get("prompt", ""), str):
+                raise DataError(f"{path}:{line}: expected text as prompt, found {prompt!r:.40}")
+            found.append((_text(row, "prompt") if prompt else "", _text(row, "text")))
     if not found:
         raise DataError(f"{path}: expected texts, found none")
     return found

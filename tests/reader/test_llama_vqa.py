@@ -562,6 +562,27 @@ def test_texts(tmp_path):
         len(Reader("train", **options, annotations=lines))
 
 
+def test_texts_behind_prompts(tmp_path):
+    rows = [{"prompt": "Is it a cat?", "text": "Yes"}, {"text": "A dog"}, {"text": "Two"}]
+    lines = write_lines(tmp_path / "texts.jsonl", rows)
+    options = {"dataset": "text", "tokenizer": str(TOKENIZER), "annotations": lines}
+    reader = Reader("train", **options, in_order=True)
+    assert reader.order(0) == reader.order(1) == [0, 1, 2]
+    assert not hasattr(Reader("train", **options), "order")
+    batch = batch_of(reader)
+    ids, labels = batch["text_ids"][0], batch["text_labels"][0]
+    given = 1 + len(PIECES.encode(["Is it a cat?"])[0])
+    assert not labels[:given].any() and np.array_equal(labels[given:], ids[given:])
+    assert shown(ids[given:]) == "Yes"
+    assert np.array_equal(batch["text_labels"][1, 1:], batch["text_ids"][1, 1:])
+    assert reader.references()["0"] == {"text": "Is it a cat? Yes"}
+    write_lines(tmp_path / "texts.jsonl", [{"prompt": 3, "text": "Yes"}])
+    with pytest.raises(DataError, match=r"texts\.jsonl:1: expected text as prompt, found 3"):
+        len(Reader("train", **options))
+    with pytest.raises(ValueError, match="in_order: expected with texts"):
+        Reader("train", dataset="star", in_order=True)
+
+
 # ---- published rows
 
 

@@ -226,6 +226,58 @@ def make_webvid(scenes: list[dict[str, Any]], out: Path) -> None:
          "--out", shards / "train", "--samples", SHARD_SIZE, "--jobs", 1)  # fmt: skip
 
 
+def make_llama(name: str, title: str, scenes: list[dict[str, Any]], out: Path) -> None:
+    """The raw layout of a data set for LLaMA-VQA in `out`/<name>, and features of frames."""
+    write_layout(name, title, scenes, out)
+    config = ROOT / "configs" / "sample" / f"llama_vqa_{name}.yaml"
+    script = ROOT / "tools" / "extract.py"
+    _need(name, script, config, out / name)
+    videos = _clips_of(name, scenes, out)
+    _extract_clip(name, script, config, videos, out / name)
+
+
+def _clips_of(name: str, scenes: list[dict[str, Any]], out: Path) -> dict[str, Path]:
+    """Videos by the names of their features."""
+    import clips
+
+    if name == "nextqa":
+        import next_oe
+
+        paths = clips.make(scenes, out)
+        return {key: paths[clip.name] for key, clip in next_oe.videos(scenes).items()}
+    if name == "dramaqa":
+        import dramaqa
+
+        paths = clips.make(scenes, out)
+        return {dramaqa.shot_name(clip.facts, clip.events[0]["index"] + 1): paths[clip.name]
+                for clip in clips.singles(scenes)}  # fmt: skip
+    return {scene["id"]: out / "videos" / scene["file"] for scene in scenes}
+
+
+def _extract_clip(
+    layout: str, script: Path, config: Path, videos: dict[str, Path], folder: Path
+) -> None:
+    """Features of videos in `folder`/clip, by the real extraction; what is there stays."""
+    import world
+
+    from engine.config import load
+
+    options = dict(load(config)["DATASET"]["extractors"]["clip"])
+    listed = "".join(f"{name}\t{path}\n" for name, path in videos.items())
+    world.write(folder / "videos.txt", listed.encode())
+    store = folder / "clip"
+    index = store / "index.json"
+    if index.exists():
+        newest = max(path.stat().st_mtime for path in [config, *videos.values()])
+        if index.stat().st_mtime >= newest:
+            return
+        shutil.rmtree(store)
+    name, seed, _ = (options.pop(key) for key in ("name", "init_seed", "weights"))
+    words = (word for key, value in options.items() for word in ("-o", f"{key}={value}"))
+    _run(layout, script, "--extractor", name, "--init_seed", seed, *words,
+         "--videos", folder / "videos.txt", "--out", store, "--use_gpu", False)  # fmt: skip
+
+
 def _is_stale(store: Path) -> bool:
     """Is the store packed from other files than those beside it? Packing would refuse it."""
     from reader.common.tvqa_plus_rows import INDEX, read_index
@@ -272,6 +324,12 @@ LAYOUTS: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
     "msvd_qa": make_msvd_qa,
     "next_oe": make_next_oe,
     "webvid": make_webvid,
+    "llama": partial(write_layout, "llama", "texts for LLaMA"),
+    "nextqa": partial(make_llama, "nextqa", "NExT-QA"),
+    "star": partial(make_llama, "star", "STAR"),
+    "dramaqa": partial(make_llama, "dramaqa", "DramaQA"),
+    "vlep": partial(write_layout, "vlep", "VLEP"),  # reads features of star
+    "tvqa": partial(make_llama, "tvqa", "TVQA"),
 }
 
 # Layouts that are needed besides the folder's own
