@@ -31,7 +31,7 @@ def sample_world(tmp_path_factory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     texts = out / "llama" / "train.jsonl"  # a few are enough
-    texts.write_text("".join(texts.read_text().splitlines(keepends=True)[::100]))
+    texts.write_text("".join(texts.read_text().splitlines(keepends=True)[::400]))
     return root
 
 
