@@ -174,7 +174,9 @@ def read_predictions(path: Path) -> Iterator[dict]:
 
 def _given_predictions(metric: Any, reader: Any, path: Path) -> Iterable[dict]:
     """Records of ``--predictions``: ours, or a published result file that the metric reads."""
-    if not hasattr(metric, "read") or not path.is_file() or _holds_records(path):
+    if not path.is_file():
+        raise DataError(f"--predictions: expected a result file, {path} not exist.")
+    if not hasattr(metric, "read") or _holds_records(path):
         return read_predictions(path)
     metric.expect(reader.references())
     return metric.read(path)
