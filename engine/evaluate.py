@@ -176,16 +176,16 @@ def _given_predictions(metric: Any, reader: Any, path: Path) -> Iterable[dict]:
     """Records of ``--predictions``: ours, or a published result file that the metric reads."""
     if not path.is_file():
         raise DataError(f"--predictions: expected a result file, {path} not exist.")
-    if not hasattr(metric, "read") or _holds_records(path):
+    if not hasattr(metric, "read") or _holds_records(metric, path):
         return read_predictions(path)
     metric.expect(reader.references())
     return metric.read(path)
 
 
-def _holds_records(path: Path) -> bool:
-    """Is it a file of ours? Published result files in JSON lines name their keys otherwise."""
-    if path.suffix != ".jsonl":
-        return False
+def _holds_records(metric: Any, path: Path) -> bool:
+    """Is it a file of ours? Published ones in JSON lines (``reads_lines``) have other keys."""
+    if path.suffix != ".jsonl" or not getattr(metric, "reads_lines", False):
+        return path.suffix == ".jsonl"
     with open(path, "rb") as file:
         first = file.readline()
     try:

@@ -50,6 +50,8 @@ class Metric(Facade):
         ValueError: an unknown data set.
     """
 
+    reads_lines = True  # result files in JSON lines
+
     def __init__(self, dataset: Dataset = "nextqa", strict: bool = False):
         if dataset not in get_args(Dataset):
             known = ", ".join(get_args(Dataset))

@@ -229,6 +229,7 @@ def test_published_results_are_scored_as_predictions(folder, monkeypatch, capsys
     lines = Path("published.jsonl")  # of others, with other keys
     lines.write_text('{"qid": 1}\n')
     monkeypatch.setattr(Metric, "read", lambda *_: evaluate.read_predictions(published))
+    monkeypatch.setattr(Metric, "reads_lines", True, raising=False)
     assert call("eval", "--predictions", str(lines), "--save_dir", "lines") == 0
     assert Path("lines/TALL_metrics.json").read_text() == scores
 
