@@ -97,6 +97,14 @@ def test_real_and_random_batches_have_the_same_form(name):
     assert model.flops(real) > 0
 
 
+def test_outline_has_the_shapes_of_the_network(name):
+    """For --dry-run, and for benchmarks to know what fits."""
+    cfg = load(name)
+    outline, model = build.outline(cfg), build.model(cfg)
+    shapes = [{n: p.shape for n, p in net.named_parameters()} for net in (outline, model)]
+    assert shapes[0] == shapes[1]
+
+
 def test_save_and_load_give_the_same_predictions(name, tmp_path):
     cfg = load(name)
     reader, model = build.reader(cfg, "test"), build.model(cfg)

@@ -35,10 +35,13 @@ def embedding(rows: int, size: int) -> nn.Embedding:
 
 
 def spread(layer: nn.Layer, deviation: float) -> None:
-    """Give freshly drawn weights another standard deviation, as small networks need."""
+    """Give freshly drawn weights another standard deviation, as small networks need.
+
+    Nothing is done to parameters without values, of a network that is only outlined.
+    """
     with paddle.no_grad():
         for parameter in layer.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim == 2 and parameter._is_initialized():
                 parameter.set_value(parameter * (deviation / DEVIATION))
 
 

@@ -3,9 +3,9 @@
 
 `{train,val}.jsonl` ({"prompt", "text"} a line; the text is what is to be told) ask which of several
 options is among the words that stand where LLaMA-VQA's prompts have frames. The training file goes
-from easy to hard, or the network would never find out: first one word and two options, then ten and
-five, in the end questions in the form of the prompts. Between them is what is said and described.
-`tokenizer.model` is a SentencePiece model of these texts with LLaMA's settings.
+from easy to hard, which helps so small a network to find out: first one word and two options, then
+ten and five, in the end questions in the form of the prompts. Between them is what is said and
+described. `tokenizer.model` is a SentencePiece model of these texts with LLaMA's settings.
 """
 
 from __future__ import annotations
