@@ -390,6 +390,7 @@ case "$mode" in
     ;;
   test)
     ensure dev
+    if [ $# = 0 ]; then set -- --numprocesses=auto --dist=worksteal; fi # all of them: on all cores
     exec "$python" -m pytest "$@"
     ;;
   doctor)

@@ -225,6 +225,8 @@ def test_test_mode_adds_the_development_tools_and_passes_arguments_on(repo):
     assert done.returncode == 5
     assert repo.installs() == ["cpu.txt", "dev.txt"]
     assert repo.calls("-m")[-1] == ["-m", "pytest", "-k", "a b"]
+    assert repo("test").returncode == 0  # everything: on all cores
+    assert repo.calls("-m")[-1] == ["-m", "pytest", "--numprocesses=auto", "--dist=worksteal"]
 
 
 def test_a_changed_lock_is_installed_into_the_same_venv(repo):

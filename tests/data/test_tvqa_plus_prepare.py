@@ -53,7 +53,7 @@ def test_help_is_quick():
     started = time.perf_counter()
     code, lines, _ = run("--help")
     assert code == 0 and "prepare.py check DIR" in "\n".join(lines)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 3  # without Paddle
     assert run("check")[0] == 2
 
 

@@ -268,7 +268,7 @@ def test_command_at_a_rate(videos, tmp_path):
 def test_flags():
     start = time.monotonic()
     assert "--shard" in command("--help").stdout
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 6  # without Paddle
     common = ["--extractor", "c3d", "--videos", "v", "--out", "o"]
     assert tool.parse([*common, "--shard", "1/3", "--windows", "64,128"]).shard == (1, 3)
     for bad in (["--shard", "3/3"], ["--shard", "x"], ["--windows", "2"], ["--sentences", "s"]):
