@@ -27,6 +27,7 @@ from .common.llama_frames import (
     open_source,
     places,
     raw_features,
+    raw_frames,
     read_frames,
     unknown,
 )
@@ -89,6 +90,7 @@ class Reader:
         if self.dataset == "text" and self.blind != "none":
             raise ValueError("blind: expected with questions about videos, not with texts")
         self.training = self.split == "train"
+        self._own: dict[str, str] = {}  # files of videos that came by themselves
         if self.in_order and self.dataset != "text":
             raise ValueError("in_order: expected with texts, not with questions about videos")
         if self.in_order:
@@ -372,6 +374,7 @@ class Reader:
             found = raw_features(video, self.fps, self.max_feats, extractors, self.visual_dim)
             frames[: len(found)] = found
         name = Path(video).stem
+        self._own[name] = video
         yield {
             "id": f"{name}#{query}",
             "video": frames,
@@ -380,3 +383,11 @@ class Reader:
             "reference": {"question": asked, "choices": list(choices), "video": name},
         }
 
+    def seen(self, video: str) -> list[np.ndarray] | None:
+        """RGB frames (H, W, 3) uint8 of a video of `from_raw`; None of others, and if hidden.
+
+        Of a data set's videos there are features only.
+        """
+        if self.blind == "video" or video not in self._own:
+            return None
+        return raw_frames(self._own[video], self.fps, self.max_feats)

@@ -150,7 +150,7 @@ class LossChoices(Records):
                 shares = (likely / max(likely.sum(), 1e-300)).tolist()
             choices = []
             for k, share in enumerate(shares):
-                text = f"({LETTERS[k]}) {_text(reference, k)}"
+                text = _text(reference, k)
                 choices.append({"text": text, "score": share, "predicted": k == answer})
                 if reference.get("answer") is not None:
                     choices[-1]["correct"] = k == reference["answer"]

@@ -174,8 +174,17 @@ def raw_features(
             f"clip extractor: expected vectors of {dim} numbers (DATASET.visual_dim) at {fps:g} "
             f"frames a second (DATASET.fps), found {extractor.dim} at {extractor.fps:g}"
         )
+    return extractor.pictures(raw_frames(path, fps, frames))
+
+
+def raw_frames(path: str, fps: float, frames: int) -> list[np.ndarray]:
+    """Up to ``frames`` RGB frames (H, W, 3) uint8 of a video file, taken at ``fps`` a second.
+
+    Raises:
+        DataError: unreadable video.
+    """
     video = Video(path)
     times = video.times
     numbers = rate_indices(times, float(times[-1]) + 1 / video.fps, fps)
     taken = video.frames(numbers[chosen(len(numbers), frames)])
-    return extractor.pictures([np.ascontiguousarray(frame[..., ::-1]) for frame in taken])
+    return [np.ascontiguousarray(frame[..., ::-1]) for frame in taken]

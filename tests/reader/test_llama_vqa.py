@@ -497,6 +497,8 @@ def test_raw_video(read, video, tmp_path):
         {"question": "Who is it?", "choices": ["a", "b", "c"], "video": "mine"}
     ]
     assert frames(batch) == [[12, 62, 112, 162]]  # of seconds 0 to 7: 0, 2, 4, 6, and a half
+    pictures = reader.seen("mine")
+    assert len(pictures) == 4 and pictures[0].dtype == np.uint8 and reader.seen("other") is None
     assert batch["vqa_ids"].shape[:2] == (1, 3)
     text = shown(batch["vqa_ids"][0, 1])
     assert "Question: Who is it?\nChoices: \n(A) a\n(B) b\n(C) c\nAnswer: The answer is (B)" in text
@@ -509,7 +511,7 @@ def test_raw_video(read, video, tmp_path):
         assert dialogue in shown(reader.collate([item])["vqa_ids"][0, 0])
     reader = read("tvqa", "infer", blind="video")
     (item,) = reader.from_raw("none.mp4", "Who", {}, choices=["a", "b"])
-    assert not item["video"].any()
+    assert not item["video"].any() and reader.seen("none") is None
 
 
 def test_raw_video_with_mistakes(read, video):
