@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs" / "sample"
 MODELS = list_models()
-_OVERFIT_SECONDS = 90
+_OVERFIT_SECONDS = 150  # of computing, on however busy a machine
 
 
 def test_every_model_has_reader_metric_and_configurations():
@@ -45,7 +45,6 @@ def _make_backbone(path: Path) -> None:
     """What another configuration here trains, untrained."""
     cfgs = (load(other.stem) for other in CONFIGS.glob("*.yaml"))
     cfg = next(cfg for cfg in cfgs if Path(cfg["WEIGHTS"]["path"] or "") == path)
-    path.parent.mkdir(parents=True)
     checkpoint.save_state(path, checkpoint.parameters_of(build.model(cfg)))
 
 
@@ -74,9 +73,9 @@ def test_overfits_one_batch(name, tmp_path):
     model.train()
     frozen = bool(cfg["MODEL"].get("backbone"))  # and untrained: the rest can do little
     first = loss = trainer.step_on(batch)["loss"]
-    start = time.monotonic()
+    start = time.process_time()
     while loss >= (0.95 if frozen else 0.5) * first:
-        assert time.monotonic() - start < _OVERFIT_SECONDS, f"loss {first:.4g} -> {loss:.4g}"
+        assert time.process_time() - start < _OVERFIT_SECONDS, f"loss {first:.4g} -> {loss:.4g}"
         loss = trainer.step_on(batch)["loss"]
 
 
