@@ -113,7 +113,7 @@ class ClipVit(nn.Layer):
     def embed(self, pictures: paddle.Tensor) -> paddle.Tensor:
         """What the first block is given: float32 [N, 1 + patches, width]."""
         patches = self.patch_embed(pictures)
-        first = paddle.zeros_like(patches[:, :1]) + self.class_embedding
+        first = self.class_embedding.expand([patches.shape[0], 1, patches.shape[2]])
         return self.ln_pre(paddle.concat([first, patches], 1) + self.positional_embedding)
 
     def pictures(self, frames: Iterable[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,9 +52,7 @@ def _predictor(net: paddle.nn.Layer, probe: np.ndarray, folder: Path) -> Functio
 
     spec = paddle.static.InputSpec([None, *probe.shape[1:]], str(probe.dtype), "x")
     prefix = str(folder / "net")
-    with warnings.catch_warnings():  # of Paddle's tracing: nothing to act on
-        warnings.filterwarnings("ignore", message="Tensor do not have 'place'")
-        paddle.jit.save(paddle.jit.to_static(net, input_spec=[spec], full_graph=True), prefix)
+    paddle.jit.save(paddle.jit.to_static(net, input_spec=[spec], full_graph=True), prefix)
     suffix = ".json" if Path(prefix + ".json").exists() else ".pdmodel"  # Paddle 3, Paddle 2
     config = inference.Config(prefix + suffix, prefix + ".pdiparams")
     config.disable_gpu()
