@@ -12,16 +12,15 @@ from typing import Any
 
 import tvqa_questions
 from language import srt
-from tgif_qa import json_lines
+from tgif_qa import SPLITS, json_lines
 
-SPLITS = {"train": "train", "val": "val", "test": "test"}  # scenes.json: TVQA
 SHOW = "Sample World"
 
 
 def files(scenes: list[dict[str, Any]]) -> dict[str, bytes]:
     """Content of every file of the layout, by file name."""
     contents, qid = {}, 0
-    for split, name in SPLITS.items():
+    for split in SPLITS:
         rows = []
         for scene, question, options, answer in asked(scenes, split):
             start, end = question.moment
@@ -30,7 +29,7 @@ def files(scenes: list[dict[str, Any]]) -> dict[str, bytes]:
                            "ts": f"{start:.2f}-{end:.2f}", "vid_name": scene["id"],
                            "answer_idx": answer})  # fmt: skip
             qid += 1
-        contents[f"tvqa_{name}.jsonl"] = json_lines(rows)
+        contents[f"tvqa_{split}.jsonl"] = json_lines(rows)
     for scene in scenes:
         contents[f"tvqa_subtitles/{scene['id']}.srt"] = srt(scene).encode()
     return contents
